@@ -24,6 +24,7 @@ from gorae.checkpoint.fp8 import (
     SCALES,
     is_scales,
     mismatches,
+    quantization_config,
     quantize,
     read_widened,
     scales_shape,
@@ -312,12 +313,7 @@ def _is_deepseek_fp8(quantization: Any) -> bool:
 def _converted_config(config: dict[str, Any], to: WeightType, *, powers_of_two: bool) -> dict[str, Any]:
     config = dict(config)
     if to == "fp8":
-        new = {
-            "activation_scheme": "dynamic",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            "weight_block_size": [BLOCK, BLOCK],
-        } | ({"scale_fmt": POWERS_OF_TWO} if powers_of_two else {})
+        new = quantization_config(powers_of_two=powers_of_two)
         config["quantization_config"] = config.get("quantization_config") or new
         return config
     config.pop("quantization_config", None)
