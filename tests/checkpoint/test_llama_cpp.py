@@ -9,6 +9,7 @@ import json
 import random
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,10 +47,9 @@ VOCAB_SIZE = 300
 
 @pytest.fixture(scope="module")
 def llama_cpp() -> ModuleType:
-    try:
-        return import_module("llama_cpp")
-    except ModuleNotFoundError:
+    if find_spec("llama_cpp") is None:
         pytest.fail("llama.cpp is not installed; `make test-slow` compiles it and runs this test", pytrace=False)
+    return import_module("llama_cpp")
 
 
 def random_rope(draw: random.Random, architecture: str) -> RopeScaling | None:
