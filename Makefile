@@ -55,8 +55,10 @@ check: setup
 
 test test-slow: export HF_HUB_OFFLINE := 1
 
+# A process a core, each with one thread: two threads a process would wait for each other.
+test: export OMP_NUM_THREADS := 1
 test: setup
-	.venv/bin/pytest -m "not slow"
+	.venv/bin/pytest -m "not slow" --numprocesses auto --dist loadgroup
 
 test-slow: setup $(JUDGE)
 	.venv/bin/pytest -m slow

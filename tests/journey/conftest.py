@@ -87,6 +87,14 @@ class Called:
     err: str
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at the one tiny run stays in one process, which makes it once."""
+    for item in items:
+        if "tiny" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("tiny"))
+
+
 @pytest.fixture(scope="session")
 def gorae() -> Callable[..., Called]:
     """Run a command line of `gorae` in this process, with rewards by first token and threads put back after."""
