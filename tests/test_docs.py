@@ -171,6 +171,7 @@ DENSE = ModelConfig(
     num_experts=0,
     num_active_experts=0,
     num_dense_layers=2,
+    stop_ids=(4, 3),
     num_key_heads=2,
     attention_bias=True,
     output_bias=True,
@@ -185,6 +186,8 @@ def test_every_key_of_a_published_config_has_its_word():
     configs = (PRESETS["deepseek-v3"], DENSE)
     for ours, theirs in told.items():
         values = [(to_published(config).get(theirs), getattr(config, ours)) for config in configs]
+        if ours == "stop_ids":
+            values = [(tuple(published[1:]), own) for published, own in values if isinstance(published, list)]
         assert any(published == own for published, own in values), (theirs, ours)
 
 

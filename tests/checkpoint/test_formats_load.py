@@ -127,6 +127,24 @@ def test_the_tokenizer_and_its_template_go_into_a_gguf_file_and_come_back(tmp_pa
     assert read.encode_chat(chat) == tokenizer.encode_chat(chat)
 
 
+@pytest.mark.parametrize("stop_ids", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("bos_id", [None, 0])
+def test_what_begins_and_ends_a_text_goes_into_a_gguf_file_and_comes_back(tmp_path, tokenizer, stop_ids, bos_id):
+    config = replace(QWEN, vocab_size=tokenizer.vocab_size, bos_id=bos_id, eos_id=1, stop_ids=stop_ids)
+    save_model(tmp_path / "saved", drawn(config), tokenizer=tokenizer)
+    convert_to_gguf(tmp_path / "saved", tmp_path / "model.gguf", "f16")
+    read = load(tmp_path / "model.gguf")
+    assert (read.config.bos_id, read.config.eos_id, read.config.stop_ids) == (bos_id, 1, stop_ids)
+    assert read.tokenizer is not None
+    assert read.tokenizer.text_start_ids == ([] if bos_id is None else [bos_id])
+
+
+def test_more_ends_than_gguf_has_places_for_are_an_error(tmp_path):
+    save_model(tmp_path / "saved", drawn(replace(QWEN, stop_ids=(2, 3, 4))))
+    with pytest.raises(ValueError, match=r"eos_token_id=\[1, 2, 3, 4\] can not be written: GGUF has places for 3"):
+        convert_to_gguf(tmp_path / "saved", tmp_path / "model.gguf", "f16")
+
+
 def test_a_gguf_file_that_is_there_is_not_replaced(saved, tmp_path):
     (tmp_path / "model.gguf").write_text("mine")
     with pytest.raises(ValueError, match=r"must be a new file whose name ends in \.gguf"):
