@@ -36,6 +36,8 @@ from gorae.text.parse import MODES, reply_parts
 from gorae.text.template import CHAT_TEMPLATE, ChatTemplate, Written
 
 _SMALLEST_VOCABULARY = len(CONTROL_TOKENS) + 256  # every byte is a token
+_TRIAL = "whale 12 고래 鲸\n"  # some steps fail at their first text only
+_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _KEPT_BY_DECODE = {THINK, END_THINK, *TOOL_TOKENS}  # a reply is read by them
 
 
@@ -101,7 +103,7 @@ class Tokenizer:
         self._plain.pre_tokenizer = library.pre_tokenizer
         if library.normalizer is not None:
             self._plain.normalizer = library.normalizer
-        self.vocab_size: int = library.get_vocab_size(with_added_tokens=True)
+        self.vocab_size = 1 + max(library.get_vocab(with_added_tokens=True).values(), default=-1)
         self.bos_id = None if names.bos is None else self._control_id(names.bos)
         self.eos_id = self._control_id(names.eos)
         self.pad_id = self._control_id(names.pad)
@@ -166,16 +168,14 @@ class Tokenizer:
         if not file.is_file():
             raise ValueError(f"{folder} has no tokenizer.json; give a folder that a tokenizer was saved in")
         settings = _read_settings(folder / "tokenizer_config.json")
+        library = _read_library(file)
+        template = _read_template(folder, settings)
         try:
-            library = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing more specific
-            raise ValueError(f"{file} can not be read as a tokenizer ({error}); save or download it again") from error
-        return Tokenizer(
-            library,
-            chat_template=_read_template(folder, settings),
-            chat_format=chat_format,
-            special_tokens=_special_tokens(settings, library),
-        )
+            special_tokens = _special_tokens(settings, library)
+            return Tokenizer(library, chat_template=template, chat_format=chat_format, special_tokens=special_tokens)
+        except ValueError as error:
+            present = " with ".join(name for name in _FILES if (folder / name).is_file())
+            raise ValueError(f"{folder}, {present}: {error}") from error
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, chat template included, as transformers reads them."""
@@ -310,6 +310,19 @@ class StreamDecoder:
     def finish(self) -> str:
         """Return U+FFFD for a character that was never finished, else nothing."""
         return self._decoder.decode(b"", final=True)
+
+
+def _read_library(file: Path) -> tokenizers.Tokenizer:
+    try:
+        library = tokenizers.Tokenizer.from_file(str(file))
+        library.no_padding()  # what a file asks for here would be done to every text
+        library.no_truncation()
+        library.encode(_TRIAL, add_special_tokens=False)
+    except BaseException as error:  # the library raises nothing specific, and where it panics no Exception at all
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{file} can not be read as a tokenizer ({error}); save or download it again") from error
+    return library
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
