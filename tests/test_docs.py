@@ -156,27 +156,18 @@ def test_every_room_and_verb_is_in_its_table():
     assert {row[0] for row in rows(ROOT / "README.md")} >= VERBS
 
 
-DENSE = ModelConfig(
+DENSE = ModelConfig.dense(
     vocab_size=61,
     model_dim=24,
     num_layers=2,
     num_heads=6,
-    query_rank=None,
-    latent_dim=None,
-    nope_dim=0,
-    rope_dim=4,
-    value_dim=4,
+    head_dim=4,
     dense_dim=28,
-    expert_dim=0,
-    num_experts=0,
-    num_active_experts=0,
-    num_dense_layers=2,
     stop_ids=(4, 3),
     num_key_heads=2,
     attention_bias=True,
     output_bias=True,
     feed_forward_bias=True,
-    rope_interleaved=False,
 )
 
 

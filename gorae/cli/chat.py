@@ -5,6 +5,7 @@ a question of its own.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +14,14 @@ from rich.console import Console
 
 from gorae.client import ChatClient, ClientError
 
+URL = "http://127.0.0.1:8000/v1"  # where `gorae serve` serves
 EXAMPLE = "gorae chat --model runs/laptop/rl/model --think"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="*", help="ask this and leave; without it, ask until the input ends")
     place = parser.add_mutually_exclusive_group()
-    place.add_argument(
-        "--url", default="http://127.0.0.1:8000/v1", help="where a model is served (default: %(default)s)"
-    )
+    place.add_argument("--url", default=URL, help="where a model is served (default: %(default)s)")
     place.add_argument("--model", type=Path, help="load this model instead: a folder, a .gguf file or an id")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--think", action="store_true", help="make it think")
@@ -50,10 +50,13 @@ def address(args: argparse.Namespace) -> Iterator[str]:
 
 def questions(console: Console):
     """Lines typed until the end of the input."""
+    if console.is_terminal and sys.stdin.isatty():
+        console.print("a question a line; Ctrl-D ends", style="dim")
     while True:
         try:
             question = console.input("> ")
         except EOFError:
+            console.print()
             return
         if question.strip():
             yield question
@@ -72,5 +75,6 @@ def answer(client: ChatClient, question: str, options: dict, console: Console) -
             if delta.finish_reason == "length":
                 console.print("\n(cut off: question and reply fill all the model's positions)", style="dim", end="")
     except ClientError as error:
-        raise ValueError(str(error)) from error
+        hint = ", or load a model here with --model" if error.status is None and client.base_url == URL else ""
+        raise ValueError(f"{error}{hint}") from error
     console.print()

@@ -149,8 +149,9 @@ def from_published(published: Mapping[str, Any]) -> ModelConfig:
         raise ValueError(f"config.json lacks {', '.join(missing)}; a {kind} network is not defined without")
     named = {ours: _typed(key, values[key], ours) for key, ours in architecture.honoured.items()}
     named |= {**architecture.ours, **_ends(values[_END])}
-    named |= _plain_heads(published) if architecture.has_plain_heads else {}
-    config = ModelConfig(**_rope(published), **named)
+    named |= _rope(published)
+    is_dense = architecture.has_plain_heads
+    config = ModelConfig.dense(**named, **_plain_heads(published)) if is_dense else ModelConfig(**named)
     _require_derived(published, config)
     return config
 
@@ -223,22 +224,12 @@ def _require_supported(published: Mapping[str, Any], architecture: _Architecture
 
 
 def _plain_heads(published: Mapping[str, Any]) -> dict[str, Any]:
-    """The rest of a dense model with plain heads: widths of a head, and no experts."""
+    """What else a model with plain heads says of them."""
     given = _typed("head_dim", published.get("head_dim"), "query_rank")  # a whole number or null, as that is
     width = published["hidden_size"] // max(1, published["num_attention_heads"]) if given is None else given
     return {
-        "num_key_heads": published.get("num_key_value_heads") or published["num_attention_heads"],
+        "head_dim": width,
         "output_bias": published["model_type"] == "llama" and published.get("attention_bias", False),
-        "num_dense_layers": published["num_hidden_layers"],
-        "query_rank": None,
-        "latent_dim": None,
-        "nope_dim": 0,
-        "rope_dim": width,
-        "value_dim": width,
-        "expert_dim": 0,
-        "num_experts": 0,
-        "num_active_experts": 0,
-        "rope_interleaved": False,
     }
 
 

@@ -6,6 +6,7 @@ Letters in brackets are the shape suffixes used wherever a tensor carries the di
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 _POSITIVE = (
     *("vocab_size", "model_dim", "num_layers", "num_heads", "rope_dim", "value_dim", "dense_dim", "num_expert_groups"),
@@ -180,6 +181,24 @@ class ModelConfig:
             self.num_active_experts <= group_size * self.num_active_groups,
             f"num_active_experts={self.num_active_experts} exceeds the {group_size * self.num_active_groups} experts "
             f"of num_active_groups={self.num_active_groups}",
+        )
+
+    @staticmethod
+    def dense(*, num_layers: int, head_dim: int, **others: Any) -> "ModelConfig":
+        """A network with plain heads and without experts, as Qwen2 and Llama are; `others` are its other fields."""
+        return ModelConfig(
+            num_layers=num_layers,
+            num_dense_layers=num_layers,
+            query_rank=None,
+            latent_dim=None,
+            nope_dim=0,
+            rope_dim=head_dim,
+            value_dim=head_dim,
+            expert_dim=0,
+            num_experts=0,
+            num_active_experts=0,
+            rope_interleaved=False,
+            **others,
         )
 
     @property

@@ -197,7 +197,13 @@ def test_chat_answers_every_line_from_a_folder(checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("What is 3 + 4?\n\n고래?\n"))
     assert main(["chat", "--model", str(folder)]) == 0
     reply = SHAPES[shape][2][0]
-    assert capsys.readouterr().out == f"> {reply}\n> > {reply}\n> "
+    assert capsys.readouterr().out == f"> {reply}\n> > {reply}\n> \n"
+
+
+def test_a_reply_that_fills_the_models_positions_is_said_to_be_cut_off(tmp_path, capsys):
+    folder = published(tmp_path, "r1-distill-qwen")
+    assert main(["chat", "--model", str(folder), "1" * 249]) == 0  # 249 digits and 5 tokens of the template
+    assert capsys.readouterr().out == "3+\n(cut off: question and reply fill all the model's positions)\n"
 
 
 def test_thinking_is_asked_for_where_the_template_leaves_the_choice(checkpoint, capsys):

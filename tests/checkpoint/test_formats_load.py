@@ -32,25 +32,16 @@ V3 = ModelConfig(
     init_std=0.08,
 )
 V2 = replace(V3, query_rank=None, router="softmax", normalize_routing=False, num_expert_groups=1, num_active_groups=1)
-QWEN = ModelConfig(
+QWEN = ModelConfig.dense(
     vocab_size=300,
     model_dim=96,
     num_layers=2,
     num_heads=6,
-    query_rank=None,
-    latent_dim=None,
-    nope_dim=0,
-    rope_dim=16,
-    value_dim=16,
+    head_dim=16,
     dense_dim=130,
-    expert_dim=0,
-    num_experts=0,
-    num_active_experts=0,
-    num_dense_layers=2,
     num_key_heads=2,
     attention_bias=True,
     tie_embeddings=True,
-    rope_interleaved=False,
     init_std=0.08,
 )
 LLAMA = replace(
