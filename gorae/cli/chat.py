@@ -14,14 +14,15 @@ from rich.console import Console
 
 from gorae.client import ChatClient, ClientError
 
-URL = "http://127.0.0.1:8000/v1"  # where `gorae serve` serves
 EXAMPLE = "gorae chat --model runs/laptop/rl/model --think"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="*", help="ask this and leave; without it, ask until the input ends")
     place = parser.add_mutually_exclusive_group()
-    place.add_argument("--url", default=URL, help="where a model is served (default: %(default)s)")
+    place.add_argument(
+        "--url", default="http://127.0.0.1:8000/v1", help="where a model is served (default: %(default)s)"
+    )
     place.add_argument("--model", type=Path, help="load this model instead: a folder, a .gguf file or an id")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--think", action="store_true", help="make it think")
@@ -75,6 +76,5 @@ def answer(client: ChatClient, question: str, options: dict, console: Console) -
             if delta.finish_reason == "length":
                 console.print("\n(cut off: question and reply fill all the model's positions)", style="dim", end="")
     except ClientError as error:
-        hint = ", or load a model here with --model" if error.status is None and client.base_url == URL else ""
-        raise ValueError(f"{error}{hint}") from error
+        raise ValueError(str(error)) from error
     console.print()
