@@ -36,6 +36,8 @@ from gorae.text.parse import MODES, reply_parts
 from gorae.text.template import CHAT_TEMPLATE, ChatTemplate, Written
 
 _SMALLEST_VOCABULARY = len(CONTROL_TOKENS) + 256  # every byte is a token
+_ASKED = {"think": "think", "direct": "answer at once"}
+_LEADS = {"think": "makes it think", "direct": "has no thinking", "free": "leaves that to the model"}
 _TRIAL = "whale 12 고래 鲸\n"  # some steps fail at their first text only
 _FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _KEPT_BY_DECODE = {THINK, END_THINK, *TOOL_TOKENS}  # a reply is read by them
@@ -219,8 +221,8 @@ class Tokenizer:
             written = Written(parts, self._builtin_format.mode_of("".join(text for text, is_ours in parts if is_ours)))
         if mode not in ("free", written.mode) and messages[-1].role == "user":
             raise ValueError(
-                f"mode={mode!r} is not one in which this model replies: its chat template leads to {written.mode!r}; "
-                "leave the choice to the model"
+                f"this model can not be made to {_ASKED[mode]}: its chat template {_LEADS[written.mode]}, whatever is "
+                f"asked (mode={mode!r}); leave the choice to the model"
             )
         return Prompt(self._encode_joined(written.parts), written.mode)
 
