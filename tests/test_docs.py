@@ -156,26 +156,18 @@ def test_every_room_and_verb_is_in_its_table():
     assert {row[0] for row in rows(ROOT / "README.md")} >= VERBS
 
 
-DENSE = ModelConfig(
+DENSE = ModelConfig.dense(
     vocab_size=61,
     model_dim=24,
     num_layers=2,
     num_heads=6,
-    query_rank=None,
-    latent_dim=None,
-    nope_dim=0,
-    rope_dim=4,
-    value_dim=4,
+    head_dim=4,
     dense_dim=28,
-    expert_dim=0,
-    num_experts=0,
-    num_active_experts=0,
-    num_dense_layers=2,
+    stop_ids=(4, 3),
     num_key_heads=2,
     attention_bias=True,
     output_bias=True,
     feed_forward_bias=True,
-    rope_interleaved=False,
 )
 
 
@@ -185,6 +177,8 @@ def test_every_key_of_a_published_config_has_its_word():
     configs = (PRESETS["deepseek-v3"], DENSE)
     for ours, theirs in told.items():
         values = [(to_published(config).get(theirs), getattr(config, ours)) for config in configs]
+        if ours == "stop_ids":
+            values = [(tuple(published[1:]), own) for published, own in values if isinstance(published, list)]
         assert any(published == own for published, own in values), (theirs, ours)
 
 

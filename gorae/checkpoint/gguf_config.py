@@ -45,6 +45,9 @@ _SOFTMAX, _SIGMOID = 1, 2
 # num_hidden_layers, n_routed_experts: n_group, topk_group of the published models, which files of 2024 do not say
 _GROUPS_OF_2024 = {(60, 160): (8, 3), (61, 256): (8, 4)}
 
+# of a text, of a message to a tool, of a turn
+_ENDS = ("eos_token_id", "eom_token_id", "eot_token_id")
+
 _ALWAYS = {"hidden_act": "silu", "attention_dropout": 0.0, "initializer_range": 0.02}
 _LARGEST = 1 << 40
 
@@ -66,11 +69,8 @@ def to_metadata(published: Mapping[str, Any]) -> dict[str, Any]:
     values = {f"{architecture}.{name}": value for name, value in (keys | _rope_keys(published)).items()}
     if rope_scaling(published).get("rope_type") == "llama3":
         values[ROPE] = json.dumps(rope_scaling(published))
-    for name in ("bos_token_id", "eos_token_id"):
-        ids = published.get(name)
-        if ids is not None:  # Llama-3 publishes several that end a text; GGUF has a place for one
-            values[f"tokenizer.ggml.{name}"] = ids[0] if isinstance(ids, list) else ids
-    return values
+    named = {"bos_token_id": published.get("bos_token_id"), **_ends(published.get("eos_token_id"))}
+    return values | {f"tokenizer.ggml.{name}": index for name, index in named.items() if index is not None}
 
 
 def from_metadata(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -92,13 +92,22 @@ def from_metadata(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, .
         "rope_scaling": _rope_scaling(known),
         "tie_word_embeddings": "output.weight" not in shapes,
         "bos_token_id": known.token("bos_token_id"),
-        "eos_token_id": known.token("eos_token_id"),
+        "eos_token_id": known.ends(),
     }
     if known.architecture == "deepseek2":
         published |= _latent_published(known, published, shapes)
     else:
         published |= _grouped_published(known, published, shapes)
     return {"architectures": [_MODEL_TYPES[published["model_type"]]], **_ALWAYS, **published}
+
+
+def _ends(ids: Any) -> dict[str, int]:
+    """The ids of a config.json that end a reply under GGUF's names, in the order Llama-3 lists them."""
+    ids = list(dict.fromkeys(ids if isinstance(ids, list) else [] if ids is None else [ids]))
+    if len(ids) > len(_ENDS):
+        raise ValueError(f"eos_token_id={ids} can not be written: GGUF has places for {len(_ENDS)} that end a reply")
+    names = _ENDS if len(ids) == len(_ENDS) else (_ENDS[0], _ENDS[-1])
+    return dict(zip(names, ids, strict=False))
 
 
 def rope_scaling(published: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,6 +168,11 @@ class _Metadata:
         if value is not None and (type(value) is not int or value < 0):
             raise ValueError(f"tokenizer.ggml.{name}={_short(value)} must be the id of a token")
         return value
+
+    def ends(self) -> int | list[int] | None:
+        """The tokens of which any ends a reply, as config.json has them: one id, a list, or null."""
+        ids = [index for name in _ENDS if (index := self.token(name)) is not None]
+        return list(dict.fromkeys(ids)) if len(set(ids)) > 1 else next(iter(ids), None)
 
     def rule(self) -> dict[str, Any] | None:
         text = self._metadata.get(ROPE)

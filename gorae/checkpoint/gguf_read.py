@@ -19,7 +19,7 @@ from torch import Tensor
 from gorae.checkpoint.gguf_config import from_metadata, llama3_factors, rope_scaling
 from gorae.checkpoint.gguf_header import Header, Stored, read_header
 from gorae.checkpoint.gguf_names import ROTARY_FACTORS, Entry, entries, fused_experts, is_latent_up, split_latent_up
-from gorae.checkpoint.gguf_tokenizer import read_tokenizer
+from gorae.checkpoint.gguf_tokenizer import ADD_BOS, read_tokenizer
 
 # where in a block its float16 scales are
 _SCALES: dict[str, tuple[int, ...]] = {
@@ -52,6 +52,7 @@ class GgufFile:
     tensors: Mapping[str, Tensor]
     tokenizer: tokenizers.Tokenizer | None
     chat_template: str | None
+    begins_texts: bool  # False where it says that no BOS stands before a text
 
 
 class GgufTensors(Mapping[str, Tensor]):
@@ -144,7 +145,7 @@ def read_gguf(path: str | PathLike[str]) -> GgufFile:
             raise ValueError("tokenizer.chat_template is no text")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return GgufFile(published, tensors, tokenizer, template)
+    return GgufFile(published, tensors, tokenizer, template, header.metadata.get(ADD_BOS) is not False)
 
 
 def _require_fitting(header: Header, published: Mapping[str, Any]) -> None:

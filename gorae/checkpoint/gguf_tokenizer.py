@@ -12,6 +12,8 @@ import numpy as np
 import tokenizers
 
 _PREFIX = "tokenizer.ggml."
+ADD_BOS = f"{_PREFIX}add_bos_token"
+_BEGUN = ("llama-bpe",)  # whose texts begin with BOS where a file says nothing
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
@@ -87,7 +89,7 @@ def read_tokenizer(metadata: Mapping[str, Any], vocab_size: int) -> tokenizers.T
         "added_tokens": added,
         "normalizer": _NORMALIZERS.get(named),
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _CUTS[name]},
-        "post_processor": _beginning(metadata, tokens, default=name == "llama-bpe"),
+        "post_processor": _beginning(metadata, tokens, default=name in _BEGUN),
         "decoder": _GPT2,
         "model": {
             "type": "BPE",
@@ -127,7 +129,9 @@ def tokenizer_metadata(library: tokenizers.Tokenizer, published: Mapping[str, An
     if merges:
         found["merges"] = merges
     bos = published.get("bos_token_id")
-    found["add_bos_token"] = bos is not None and library.encode("").ids[:1] == [bos]
+    is_begun = bos is not None and library.encode("").ids[:1] == [bos]
+    if is_begun or found["pre"] in _BEGUN:
+        found["add_bos_token"] = is_begun
     return {_PREFIX + key: value for key, value in found.items()}
 
 
@@ -188,7 +192,7 @@ def _merges(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[
 def _beginning(metadata: Mapping[str, Any], tokens: list[str], *, default: bool) -> dict[str, Any] | None:
     """The step that puts the first token of a text in front, where the file asks for it."""
     index = metadata.get(f"{_PREFIX}bos_token_id")
-    if index is None or not metadata.get(f"{_PREFIX}add_bos_token", default):
+    if index is None or not metadata.get(ADD_BOS, default):
         return None
     if type(index) is not int or not 0 <= index < len(tokens):
         raise ValueError(f"tokenizer.ggml.bos_token_id={index!r:.80} is no token")

@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from gorae.checkpoint.folder import replacing
 from gorae.checkpoint.load import require_fitting
@@ -34,18 +36,17 @@ def save_model(
     require_fitting(tokenizer, network.config, folder)
     _require_replaceable(folder)
     with replacing(folder) as partial:
-        stored = quantization(network)
-        published = to_published(network.config) | ({"quantization_config": stored} if stored else {})
-        _write_json(partial / "config.json", published)
-        _write_json(partial / "generation_config.json", _generation(network))
+        published, stored = to_published(network.config), quantization(network)
+        _write_json(partial / "config.json", published | ({"quantization_config": stored} if stored else {}))
+        _write_json(partial / "generation_config.json", _generation(published))
         write_weights(partial, network, max_shard_bytes=max_shard_bytes)
         if tokenizer is not None:
             tokenizer.save(partial)
 
 
-def _generation(network: Network) -> dict:
+def _generation(published: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers samples with by default: the model's own distribution."""
-    ids = {"bos_token_id": network.config.bos_id, "eos_token_id": network.config.eos_id}
+    ids = {key: published[key] for key in ("bos_token_id", "eos_token_id") if published[key] is not None}
     return {**ids, "do_sample": True, "temperature": 1.0, "top_p": 1.0}
 
 

@@ -16,18 +16,38 @@ from gorae.checkpoint.safetensors import Layout, TensorFile, parse_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_END = "eos_token_id"
 MAX_SHARD_BYTES = 5_000_000_000
 
 
 def read_published(folder: Path) -> dict[str, Any]:
-    """The config.json beside the tensors. Raises ValueError, naming it, if it is missing or no JSON object."""
-    path = folder / "config.json"
-    if not path.is_file():
+    """The config.json beside the tensors, with the tokens that end a reply by generation_config.json alone.
+
+    Raises ValueError, naming the file, if config.json is missing or one of the two is not what it must be.
+    """
+    if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json; give a folder with a whole checkpoint")
+    published = _read_object(folder / "config.json")
+    path = folder / "generation_config.json"
+    if path.is_file():
+        named, given = published.get(_END), _read_object(path).get(_END)
+        if any(type(one) is not int or one < 0 for one in _listed(given)):
+            raise ValueError(f"{path}: {_END}={given!r} must be one whole number or a list")
+        if more := [one for one in _listed(given) if one not in _listed(named)]:
+            ids = [*_listed(named), *more]
+            published[_END] = ids if len(ids) > 1 else ids[0]
+    return published
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
         return parse_object(path.read_bytes())
     except ValueError as error:  # json's and Unicode's errors are ValueErrors too
         raise ValueError(f"{path}: {error}") from error
+
+
+def _listed(ids: Any) -> list[Any]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 class Shards:

@@ -1,22 +1,29 @@
-"""Chat with a served model in the terminal; the thinking is shown dim, the answer plain.
+"""Chat with a model in the terminal; the thinking is shown dim, the answer plain.
 
-A stranger to the model like any other client: start `gorae serve` first. Each line is a question of its own.
+A stranger to the model like any other client: it asks the server at --url, or one of its own for --model. Each line is
+a question of its own.
 """
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
 from gorae.client import ChatClient, ClientError
 
-EXAMPLE = "gorae chat --url http://127.0.0.1:8000/v1 --think"
+EXAMPLE = "gorae chat --model runs/laptop/rl/model --think"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="*", help="ask this and leave; without it, ask until the input ends")
-    parser.add_argument(
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
         "--url", default="http://127.0.0.1:8000/v1", help="where a model is served (default: %(default)s)"
     )
+    place.add_argument("--model", type=Path, help="load this model instead: a folder, a .gguf file or an id")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--think", action="store_true", help="make it think")
     choice.add_argument("--direct", action="store_true", help="make it answer at once")
@@ -25,17 +32,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     options = {"thinking": {"type": "enabled" if args.think else "disabled"}} if args.think or args.direct else {}
     console = Console(highlight=False, markup=False, emoji=False)
-    with ChatClient(args.url) as client:
+    with address(args) as url, ChatClient(url) as client:
         for question in [" ".join(args.question)] if args.question else questions(console):
             answer(client, question, options, console)
 
 
+@contextmanager
+def address(args: argparse.Namespace) -> Iterator[str]:
+    """Where to ask, while the block runs."""
+    if args.model is None:
+        yield args.url
+        return
+    from gorae.recipes import served_model  # torch only where a model is loaded
+
+    with served_model(args.model) as url:
+        yield url
+
+
 def questions(console: Console):
     """Lines typed until the end of the input."""
+    if console.is_terminal and sys.stdin.isatty():
+        console.print("a question a line; Ctrl-D ends", style="dim")
     while True:
         try:
             question = console.input("> ")
         except EOFError:
+            console.print()
             return
         if question.strip():
             yield question
@@ -51,6 +73,8 @@ def answer(client: ChatClient, question: str, options: dict, console: Console) -
                 console.print("\n")
             has_reasoning = (has_reasoning or bool(delta.reasoning)) and not delta.content
             console.print(delta.content, end="")
+            if delta.finish_reason == "length":
+                console.print("\n(cut off: question and reply fill all the model's positions)", style="dim", end="")
     except ClientError as error:
         raise ValueError(str(error)) from error
     console.print()

@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gorae import __version__
+from gorae.observe import processor_name
 
 EXAMPLE = "gorae doctor --json"
 
@@ -71,7 +72,7 @@ def examine() -> list[Finding]:
         Finding("gorae", f"{__version__} in {Path(__file__).parents[1]}"),
         Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", required=True),
         *_required_packages(),
-        Finding("processor", _processor()),
+        Finding("processor", processor_name()),
         Finding("cores usable", _cores(num_cores)),
         _instruction_sets(),
         Finding("memory", _memory()),
@@ -135,11 +136,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    names = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _cores(num_cores: float) -> str:

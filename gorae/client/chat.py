@@ -1,38 +1,19 @@
 """Asks any server that speaks OpenAI's chat-completions format; knows nothing of who answers.
 
-Nouns: ChatClient, the Delta of a stream, the Reply, ClientError. Nothing is retried: only the caller knows what a
+Nouns: ChatClient and ClientError; what comes back is in `reply.py`. Nothing is retried: only the caller knows what a
 second try costs.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from gorae.client.reply import Delta, Reply, ToolCall, ToolCallDelta
+
 Messages = Sequence[Mapping[str, Any]]  # {"role": "user", "content": "..."} and the like
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What one event of a stream added; `finish_reason` comes with the end, `usage` last, where it was asked for."""
-
-    content: str = ""
-    reasoning: str = ""
-    finish_reason: str | None = None
-    usage: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A whole reply; `reasoning` is empty where the model did not think, or does not show it."""
-
-    content: str
-    reasoning: str
-    finish_reason: str | None
-    usage: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ClientError(Exception):
@@ -83,6 +64,10 @@ class ChatClient:
                 reasoning=message.get("reasoning_content") or "",
                 finish_reason=choice.get("finish_reason"),
                 usage=answer.get("usage") or {},
+                tool_calls=tuple(
+                    ToolCall(call["id"], call["function"]["name"], call["function"].get("arguments") or "")
+                    for call in message.get("tool_calls") or ()
+                ),
             )
 
     def stream(self, messages: Messages, **options: Any) -> Iterator[Delta]:
@@ -137,6 +122,15 @@ class ChatClient:
                 reasoning=added.get("reasoning_content") or "",
                 finish_reason=choice.get("finish_reason"),
                 usage=chunk.get("usage"),
+                tool_calls=tuple(
+                    ToolCallDelta(
+                        piece.get("index", place),  # some servers send calls whole, and number none
+                        piece.get("id"),
+                        piece["function"].get("name"),
+                        piece["function"].get("arguments") or "",
+                    )
+                    for place, piece in enumerate(added.get("tool_calls") or ())
+                ),
             )
 
     def _parsed(self, text: str) -> Any:

@@ -22,7 +22,6 @@ _EVERYWHERE = {
     "max_position_embeddings": "max_positions",
     "initializer_range": "init_std",
     "bos_token_id": "bos_id",
-    "eos_token_id": "eos_id",
     "tie_word_embeddings": "tie_embeddings",
 }
 
@@ -55,6 +54,7 @@ _DEFAULTS = {
     "rope_interleave": True,
 }
 
+_END = "eos_token_id"  # one id, a list of them, or null
 _ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
 
 _WITHOUT_EFFECT = (
@@ -120,6 +120,7 @@ _ARCHITECTURES = {
         {"hidden_act": "silu", "use_sliding_window": False},
         {"attention_bias": True},
         has_plain_heads=True,
+        defaults={"bos_token_id": None},
     ),
     "llama": _Architecture(
         "LlamaForCausalLM",
@@ -142,14 +143,15 @@ def from_published(published: Mapping[str, Any]) -> ModelConfig:
     _require_known(published, architecture)
     _require_supported(published, architecture)
     values = {**_DEFAULTS, **architecture.defaults, **published, **_groups(published)}
-    missing = [key for key in architecture.honoured if key not in values]
+    missing = [key for key in (*architecture.honoured, _END) if key not in values]
     if missing:
         kind = published["model_type"]
         raise ValueError(f"config.json lacks {', '.join(missing)}; a {kind} network is not defined without")
     named = {ours: _typed(key, values[key], ours) for key, ours in architecture.honoured.items()}
-    named.update(architecture.ours)
-    named |= _plain_heads(published) if architecture.has_plain_heads else {}
-    config = ModelConfig(**_rope(published), **named)
+    named |= {**architecture.ours, **_ends(values[_END])}
+    named |= _rope(published)
+    is_dense = architecture.has_plain_heads
+    config = ModelConfig.dense(**named, **_plain_heads(published)) if is_dense else ModelConfig(**named)
     _require_derived(published, config)
     return config
 
@@ -163,6 +165,7 @@ def to_published(config: ModelConfig) -> dict[str, Any]:
         "model_type": model_type,
         "architectures": [architecture.name],
         **architecture.fixed,
+        _END: [config.eos_id, *config.stop_ids] if config.stop_ids else config.eos_id,
         "num_key_value_heads": config.key_heads,
         "rope_theta": config.rope_theta,
         "rope_scaling": _published_scaling(config.rope_scaling),
@@ -181,7 +184,7 @@ def to_published(config: ModelConfig) -> dict[str, Any]:
 
 def _architecture(published: Mapping[str, Any]) -> _Architecture:
     model_type = published.get("model_type")
-    if model_type not in _ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
         raise ValueError(f"model_type={model_type!r} in config.json; Gorae reads {', '.join(_ARCHITECTURES)}")
     return _ARCHITECTURES[model_type]
 
@@ -196,7 +199,7 @@ def _model_type(config: ModelConfig) -> str:
 
 def _require_known(published: Mapping[str, Any], architecture: _Architecture) -> None:
     derived = ("num_key_value_heads", "qk_head_dim", "head_dim", "layer_types", "topk_method", "n_group", "topk_group")
-    known = [*architecture.honoured, *architecture.fixed, "model_type", "architectures", "quantization_config"]
+    known = [*architecture.honoured, *architecture.fixed, "model_type", "architectures", "quantization_config", _END]
     known += [*_ROPE_KEYS, *derived, *_WITHOUT_EFFECT]
     for key in published:
         if key not in known:
@@ -209,33 +212,24 @@ def _require_supported(published: Mapping[str, Any], architecture: _Architecture
     for key, value in {**architecture.fixed, "architectures": [architecture.name]}.items():
         if published.get(key, value) != value:
             raise ValueError(f"{key}={published[key]!r} in config.json is not supported; it must be {value!r}")
-    for key, value in (published.get("quantization_config") or {}).items():
+    for key, value in _table(published, "quantization_config").items():
         if value not in _FP8.get(key, ()):
             raise ValueError(
                 f"quantization_config has {key}={value!r}; of quantised weights only DeepSeek's FP8 can be read "
                 "(e4m3, blocks of 128 x 128); use a checkpoint converted to it, to bfloat16 or to float32"
             )
-    if any(kind != "full_attention" for kind in published.get("layer_types") or ()):
+    kinds = published.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
         raise ValueError("layer_types in config.json has other than full_attention, which is all that is supported")
 
 
 def _plain_heads(published: Mapping[str, Any]) -> dict[str, Any]:
-    """The rest of a dense model with plain heads: widths of a head, and no experts."""
-    given = published.get("head_dim")
+    """What else a model with plain heads says of them."""
+    given = _typed("head_dim", published.get("head_dim"), "query_rank")  # a whole number or null, as that is
     width = published["hidden_size"] // max(1, published["num_attention_heads"]) if given is None else given
     return {
-        "num_key_heads": published.get("num_key_value_heads") or published["num_attention_heads"],
+        "head_dim": width,
         "output_bias": published["model_type"] == "llama" and published.get("attention_bias", False),
-        "num_dense_layers": published["num_hidden_layers"],
-        "query_rank": None,
-        "latent_dim": None,
-        "nope_dim": 0,
-        "rope_dim": width,
-        "value_dim": width,
-        "expert_dim": 0,
-        "num_experts": 0,
-        "num_active_experts": 0,
-        "rope_interleaved": False,
     }
 
 
@@ -249,16 +243,22 @@ def _groups(published: Mapping[str, Any]) -> dict[str, int]:
     return {"n_group": 1, "topk_group": 1} if method == "greedy" else {}
 
 
+def _ends(given: Any) -> dict[str, Any]:
+    ids = given if isinstance(given, list) else [] if given is None else [given]
+    if any(type(one) is not int for one in ids):
+        raise ValueError(f"{_END}={given!r} in config.json is not supported; it must be one whole number or a list")
+    first, *others = list(dict.fromkeys(ids)) or [None]
+    return {"eos_id": first, "stop_ids": tuple(others)}
+
+
 def _rope(published: Mapping[str, Any]) -> dict[str, Any]:
-    rope = {**(published.get("rope_scaling") or {}), **(published.get("rope_parameters") or {})}
+    rope = _table(published, "rope_scaling") | _table(published, "rope_parameters")
     kind = rope.pop("rope_type", rope.get("type", "default"))
     rope.pop("type", None)
-    theta = rope.pop("rope_theta", published.get("rope_theta", 10_000.0))
-    if isinstance(theta, bool) or not isinstance(theta, int | float):
-        raise ValueError(f"rope_theta={theta!r} in config.json must be a number")
+    theta = _typed("rope_theta", rope.pop("rope_theta", published.get("rope_theta", 10_000.0)), "rope_theta")
     if kind == "default" and not rope:
-        return {"rope_theta": float(theta), "rope_scaling": None}
-    keys = {"yarn": _SCALED | _YARN, "llama3": _SCALED | _LLAMA3}.get(kind)
+        return {"rope_theta": theta, "rope_scaling": None}
+    keys = {"yarn": _SCALED | _YARN, "llama3": _SCALED | _LLAMA3}.get(kind) if isinstance(kind, str) else None
     unknown = sorted(rope.keys() - (keys or {}).keys())
     if keys is None or unknown:
         raise ValueError(
@@ -271,7 +271,7 @@ def _rope(published: Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in (*_SCALED, *(_LLAMA3 if kind == "llama3" else ())) if rope.get(key) is None]
     if missing:
         raise ValueError(f"rope_scaling of type {kind!r} in config.json lacks {', '.join(missing)}")
-    return {"rope_theta": float(theta), "rope_scaling": RopeScaling(kind, **values)}
+    return {"rope_theta": theta, "rope_scaling": RopeScaling(kind, **values)}
 
 
 def _published_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
@@ -293,10 +293,17 @@ def _require_derived(published: Mapping[str, Any], config: ModelConfig) -> None:
             raise ValueError(f"{key}={published[key]!r} in config.json must be {value}, which follows from other keys")
 
 
+def _table(published: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = published.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{key}={value!r} in config.json is not supported; it must be an object or null")
+    return dict(value or {})
+
+
 def _typed(key: str, value: Any, ours: str, owner: type = ModelConfig) -> Any:
     (kind,) = (one.type for one in fields(owner) if one.name == ours)  # pyright: ignore[reportArgumentType]
     options = get_args(kind) or (kind,)
-    if float in options and type(value) is int:
+    if float in options and type(value) is int and abs(value) < 2**1023:  # more no float holds
         return float(value)
     if type(value) not in options:
         words = {int: "one whole number", float: "a number", bool: "true or false"}[options[0]]

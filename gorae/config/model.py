@@ -4,12 +4,23 @@
 Letters in brackets are the shape suffixes used wherever a tensor carries the dimension.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 _POSITIVE = (
     *("vocab_size", "model_dim", "num_layers", "num_heads", "rope_dim", "value_dim", "dense_dim", "num_expert_groups"),
     *("routing_scale", "rope_theta", "norm_eps", "max_positions", "init_std"),
 )
+# What is larger is no network anybody has: a mistake, or a file made to fill memory.
+_LARGEST = {
+    "vocab_size": 2**24,
+    **dict.fromkeys(("num_layers", "num_mtp_modules"), 2**12),
+    **dict.fromkeys(("num_heads", "key_heads", "num_experts", "num_shared_experts"), 2**16),
+    **dict.fromkeys(("model_dim", "nope_dim", "rope_dim", "value_dim", "dense_dim", "expert_dim"), 2**20),
+    **dict.fromkeys(("query_rank", "latent_dim"), 2**20),
+}
+_MOST_EXPERTS = 2**20  # of all layers
 _POSITIVE_WITH_LATENT = ("latent_dim", "nope_dim")
 _POSITIVE_WITH_EXPERTS = ("expert_dim", "num_shared_experts")
 
@@ -36,11 +47,14 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         _require(self.kind in ("yarn", "llama3"), f"rope_scaling.kind={self.kind!r} must be 'yarn' or 'llama3'")
-        for name in ("factor", "original_positions", "slow_turns"):
+        for name in ("factor", "original_positions", "slow_turns", "attention_factor"):
             value = getattr(self, name)
-            _require(value > 0, f"rope_scaling.{name}={value} must be positive")
+            _require(value is None or 0 < value < math.inf, f"rope_scaling.{name}={value} must be positive")
+        for name in ("mscale", "mscale_all_dim"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value < math.inf, f"rope_scaling.{name}={value} must not be negative")
         _require(
-            self.fast_turns > self.slow_turns,
+            math.inf > self.fast_turns > self.slow_turns,
             f"rope_scaling.fast_turns={self.fast_turns} must exceed slow_turns={self.slow_turns}",
         )
 
@@ -78,8 +92,9 @@ class ModelConfig:
     norm_eps: float = 1e-6
     max_positions: int = 4096
     init_std: float = 0.006
-    bos_id: int = 0
-    eos_id: int = 1
+    bos_id: int | None = 0  # None: a text begins with none
+    eos_id: int | None = 1  # None: nothing ends a text
+    stop_ids: tuple[int, ...] = ()  # end a reply as eos_id does, such as the end of a turn
     router: str = "sigmoid"  # "sigmoid": V3's, its bias only chooses; "softmax": V2's, without bias
     num_key_heads: int | None = None  # J, of plain attention; None: as many as num_heads
     attention_bias: bool = False  # on queries, keys and values of plain attention
@@ -94,13 +109,25 @@ class ModelConfig:
         positive += _POSITIVE_WITH_LATENT if self.latent_dim is not None else ()
         positive += _POSITIVE_WITH_EXPERTS if self.num_experts else ()
         for name in positive:
-            _require(getattr(self, name) > 0, f"{name}={getattr(self, name)} must be positive")
+            _require(0 < getattr(self, name) < math.inf, f"{name}={getattr(self, name)} must be positive")
+        for name, largest in _LARGEST.items():
+            value = getattr(self, name)
+            _require(value is None or value <= largest, f"{name}={value} must be at most {largest}")
         self._check_attention()
         self._check_experts()
         _require(self.num_mtp_modules >= 0, f"num_mtp_modules={self.num_mtp_modules} must not be negative")
         _require_within("num_dense_layers", self.num_dense_layers, 0, "num_layers", self.num_layers)
-        for name in ("bos_id", "eos_id"):
-            _require_within(name, getattr(self, name), 0, "vocab_size - 1", self.vocab_size - 1)
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        for name, ids in (("bos_id", (self.bos_id,)), ("eos_id", (self.eos_id,)), ("stop_ids", self.stop_ids)):
+            for token_id in ids:
+                if token_id is not None:
+                    _require_within(name, token_id, 0, "vocab_size - 1", self.vocab_size - 1)
+        _require(
+            not self.stop_ids or (self.eos_id is not None and len(self.end_ids) == 1 + len(self.stop_ids)),
+            f"stop_ids={self.stop_ids} must be all different, and others than an eos_id={self.eos_id} that there is",
+        )
 
     def _check_attention(self) -> None:
         _require(self.rope_dim % 2 == 0, f"rope_dim={self.rope_dim} must be even: it rotates pairs")
@@ -132,6 +159,11 @@ class ModelConfig:
                 f"num_layers={self.num_layers} and num_mtp_modules={self.num_mtp_modules} 0",
             )
             return
+        _require(
+            self.num_layers * self.num_experts <= _MOST_EXPERTS,
+            f"num_layers={self.num_layers} with num_experts={self.num_experts} each must be at most {_MOST_EXPERTS} "
+            "experts",
+        )
         _require_within("num_active_experts", self.num_active_experts, 1, "num_experts", self.num_experts)
         _require_within("num_active_groups", self.num_active_groups, 1, "num_expert_groups", self.num_expert_groups)
         group_size, rest = divmod(self.num_experts, self.num_expert_groups)
@@ -151,6 +183,24 @@ class ModelConfig:
             f"of num_active_groups={self.num_active_groups}",
         )
 
+    @staticmethod
+    def dense(*, num_layers: int, head_dim: int, **others: Any) -> "ModelConfig":
+        """A network with plain heads and without experts, as Qwen2 and Llama are; `others` are its other fields."""
+        return ModelConfig(
+            num_layers=num_layers,
+            num_dense_layers=num_layers,
+            query_rank=None,
+            latent_dim=None,
+            nope_dim=0,
+            rope_dim=head_dim,
+            value_dim=head_dim,
+            expert_dim=0,
+            num_experts=0,
+            num_active_experts=0,
+            rope_interleaved=False,
+            **others,
+        )
+
     @property
     def key_dim(self) -> int:
         """K: width of one head's query and key."""
@@ -165,6 +215,11 @@ class ModelConfig:
     def shared_dim(self) -> int:
         """Width of the shared experts taken together."""
         return self.num_shared_experts * self.expert_dim
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens of which any ends a reply."""
+        return frozenset(self.stop_ids if self.eos_id is None else (self.eos_id, *self.stop_ids))
 
     def is_dense(self, layer: int) -> bool:
         """Whether `layer` (counted from 0) has a dense feed-forward instead of experts."""

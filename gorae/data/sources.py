@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
 from gorae.observe import log
-from gorae.text import Message
+from gorae.text import Message, ToolCall
 
 _NOT_CODE_TO_LEARN = {
     *("site-packages", "dist-packages", "lib-dynload"),  # not the standard library's own
@@ -228,14 +229,38 @@ def _messages(value: object, place: str) -> tuple[Message, ...]:
 def _message(entry: object, place: str) -> Message:
     if not isinstance(entry, dict):
         raise ValueError(f'{place}: a {type(entry).__name__}, not an object; write {{"role": ..., "content": ...}}')
-    content = _string(entry.get("content"), "content", place)
-    reasoning = entry.get("reasoning_content")
-    if reasoning is not None:
-        reasoning = _string(reasoning, "reasoning_content", place)
+    calls, content = entry.get("tool_calls"), entry.get("content")
+    if calls and content is None:  # as OpenAI writes a turn that only calls
+        content = ""
+    content = _string(content, "content", place)
+    reasoning, answered = (
+        None if entry.get(key) is None else _string(entry[key], key, place)
+        for key in ("reasoning_content", "tool_call_id")
+    )
+    called = _calls(calls, place)
     try:
-        return Message(entry.get("role"), content, reasoning)  # type: ignore[arg-type]  # an unknown role is refused
+        role: Any = entry.get("role")  # an unknown one is refused
+        return Message(role, content, reasoning, tuple(ToolCall(*call) for call in called), answered)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+
+
+def _calls(value: object, place: str) -> list[tuple[str, str, str]]:
+    """Id, name and arguments of calls in OpenAI's form, where the arguments are JSON text; null is none."""
+    if value is None:
+        return []
+    calls: list[Any] = value if isinstance(value, list) else [None]
+    if not all(isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls):
+        form = '[{"id": ..., "function": {"name": ..., "arguments": ...}}]'
+        raise ValueError(f"{place}: tool_calls must be of the form {form}; fix or remove the row")
+    return [
+        (
+            _string(call.get("id"), "tool_calls.id", place),
+            _string(call["function"].get("name"), "tool_calls.function.name", place),
+            _string(call["function"].get("arguments"), "tool_calls.function.arguments", place),
+        )
+        for call in calls
+    ]
 
 
 def _string(value: object, key: str, place: str) -> str:

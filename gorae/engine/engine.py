@@ -54,7 +54,9 @@ class Engine:
     def generate(
         self, prompts: Sequence[str | list[int]], params: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[Output]:
-        """Continue every prompt (text or token ids; text gets a BOS) and return the outputs in the same order.
+        """Continue every prompt and return the outputs in the same order.
+
+        A prompt is text, which begins as the tokenizer's texts do (with a BOS, if it has one), or token ids.
 
         Raises ValueError for a single prompt in place of a list, an empty prompt, ids outside the vocabulary, a prompt
         that leaves no room for a token, more logprobs than there are tokens, and texts without a tokenizer for them.
@@ -128,7 +130,7 @@ class Engine:
             uniforms([r.seed for r in self.running], [len(r.token_ids) for r in self.running]),
         )
         chosen_B = log_probs_BW.gather(-1, tokens_B[:, None])[:, 0]
-        limits = {"eos_id": self.config.eos_id, "max_positions": self.config.max_positions}
+        limits = {"end_ids": self.config.end_ids, "max_positions": self.config.max_positions}
         for row, (request, token_id, logprob) in enumerate(
             zip(self.running, tokens_B.tolist(), chosen_B.tolist(), strict=True)
         ):
@@ -150,7 +152,7 @@ class Engine:
             return list(prompt)
         if self.tokenizer is None:
             raise ValueError("this model has no tokenizer; give token ids instead of text, or load a folder with one")
-        return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
+        return [*self.tokenizer.text_start_ids, *self.tokenizer.encode(prompt)]
 
     def admissible(self, prompt_ids: list[int], params: SamplingParams) -> Request:
         """A request for a prompt that can be run."""

@@ -1,5 +1,6 @@
 """What a caller asks for and gets: sampling parameters, outputs, and the request in between."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from gorae.text import StreamDecoder, Tokenizer
@@ -43,7 +44,7 @@ class Output:
     """A finished continuation.
 
     logprobs: log-probability of each sampled token under the untruncated softmax at temperature 1.
-    finish_reason: "stop" (end of sequence or a stop text), "length" or "cancelled".
+    finish_reason: "stop" (a token that ends a reply, or a stop text), "length" or "cancelled".
     """
 
     token_ids: list[int]
@@ -69,13 +70,13 @@ class Request:
     text: str = ""
     decoder: StreamDecoder | None = None
 
-    def take(self, token_id: int, logprob: float, *, eos_id: int, max_positions: int) -> None:
+    def take(self, token_id: int, logprob: float, *, end_ids: Collection[int], max_positions: int) -> None:
         """Append a sampled token and decide whether it was the last."""
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)
         if self.params.stop and self.decoder is not None:
             self.text += self.decoder.push([token_id])
-        if (token_id == eos_id and not self.params.ignore_eos) or any(stop in self.text for stop in self.params.stop):
+        if (token_id in end_ids and not self.params.ignore_eos) or any(stop in self.text for stop in self.params.stop):
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.params.max_tokens or self.num_tokens >= max_positions:
             self.finish_reason = "length"

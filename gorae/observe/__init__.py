@@ -6,6 +6,7 @@ from gorae.observe.ledger import Ledger, Meter, Spent
 from gorae.observe.log import log
 from gorae.observe.metrics import MetricsWriter, read_metrics
 from gorae.observe.prices import Price, PriceTable, read_prices
+from gorae.observe.processor import processor_name
 from gorae.observe.progress import Progress, progress
 from gorae.observe.replace import replace_text
 
@@ -27,6 +28,7 @@ __all__ = [
     "format_seconds",
     "format_usd",
     "log",
+    "processor_name",
     "progress",
     "read_metrics",
     "read_prices",

@@ -4,7 +4,7 @@ from gorae.recipes.evidence import run_evidence
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
 from gorae.recipes.run import Run
-from gorae.recipes.serving import model_name, serve_model
+from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "run_evidence",
     "run_laptop",
     "serve_model",
+    "served_model",
 ]

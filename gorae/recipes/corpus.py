@@ -91,7 +91,7 @@ def sealed_items(wanted: PrepareSettings) -> SealedItems:
 
 def as_sequences(tokenizer: Tokenizer, documents: list[str]) -> Iterator[list[int]]:
     for ids in tokenizer.encode_batch(documents):
-        yield [tokenizer.bos_id, *ids, tokenizer.eos_id]
+        yield [*tokenizer.text_start_ids, *ids, tokenizer.eos_id]
 
 
 def first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from gorae.observe import Meter, replace_text
 from gorae.recipes.measure import sample_completions
 from gorae.recipes.run import load_chat_model
 from gorae.recipes.settings import LaptopSettings
-from gorae.text import Mode, parse_reply
+from gorae.text import Message, Mode, parse_reply
 
 FAMILY = "chain_sum"
 SHAPE: dict[str, int] = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
@@ -33,9 +33,14 @@ def measure_foreign_family(
 
 
 def grade_family(dataset: Any, meter: Meter, path: Path, mode: Mode, *, settings: LaptopSettings) -> float:
+    model = load_chat_model(path)
     entries = [dataset[place] for place in range(len(dataset))]
     questions = [entry["question"] for entry in entries]
-    groups = sample_completions(load_chat_model(path), meter, questions, 1, mode=mode, wanted=settings.evaluate)
-    replies = [parse_reply(completion.text, mode=mode).content.strip() for (completion,) in groups]
+    groups = sample_completions(model, meter, questions, 1, mode=mode, wanted=settings.evaluate)
+    prompts = [model.tokenizer.encode_prompt([Message("user", question)], mode=mode) for question in questions]
+    replies = [
+        parse_reply(completion.text, prompt.mode, model.tokenizer.chat_format).content.strip()
+        for (completion,), prompt in zip(groups, prompts, strict=True)
+    ]
     full_marks = [dataset.score_answer(reply, entry) == 1.0 for reply, entry in zip(replies, entries, strict=True)]
     return sum(full_marks) / len(full_marks)

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from gorae.observe import processor_name
+
 
 def describe_machine() -> dict[str, Any]:
     return {
@@ -17,14 +19,6 @@ def describe_machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "system": platform.system(),
     }
-
-
-def processor_name() -> str:
-    """As the operating system tells it; Linux keeps the readable name in /proc/cpuinfo."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def current_commit() -> str | None:

@@ -41,7 +41,8 @@ def evaluate_model(model: ChatModel, meter: Meter, *, settings: LaptopSettings, 
     items = sealed_items(settings.prepare).problems[: wanted.items]
 
     def grade(problem: Problem, text: str) -> Grade:
-        return grade_reply(problem, text, mode=mode)
+        prompt = model.tokenizer.encode_prompt([Message("user", problem.prompt)], mode=mode)
+        return grade_reply(problem, text, mode=prompt.mode, chat_format=model.tokenizer.chat_format)
 
     def complete(prompts: list[str], samples: int) -> list[list[Completion]]:
         return sample_completions(model, meter, prompts, samples, mode=mode, wanted=wanted)

@@ -1,15 +1,19 @@
 """Serving what a run made: the model behind the API, and the chat page told what this model can and can not do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from starlette.types import ASGIApp
 
 from gorae.app import create_app
 from gorae.engine import Engine
 from gorae.observe import log
 from gorae.recipes.run import BEGUN, load_chat_model
 from gorae.recipes.settings import ServeSettings
-from gorae.server import create_api, serve
+from gorae.server import create_api, serve, serving
 from gorae.tasks import LANGUAGES, draw_problem
 
 ABOUT = {
@@ -50,11 +54,22 @@ def example_questions(count: int = 2) -> list[dict[str, str]]:
 
 def serve_model(path: Path, wanted: ServeSettings) -> None:
     """Serve the model in `path`, API and page, until Ctrl-C."""
-    model = load_chat_model(path)
-    page = create_app(**words_of_the_page(path))
+    api = _api(path, create_app(**words_of_the_page(path)))
     name = model_name(path)
-    api = create_api(Engine(model), model.tokenizer, name, max_positions=model.config.max_positions, page=page)
     serve(api, wanted.host, wanted.port, on_ready=lambda address: log(f"serving {name} at {address} until Ctrl-C"))
+
+
+@contextmanager
+def served_model(path: Path) -> Iterator[str]:
+    """Serve the model in `path` to this process while the block runs; yield the API's address."""
+    with serving(_api(path)) as address:
+        yield f"{address}/v1"
+
+
+def _api(path: Path, page: ASGIApp | None = None) -> ASGIApp:
+    model = load_chat_model(path)
+    max_positions = model.config.max_positions
+    return create_api(Engine(model), model.tokenizer, model_name(path), max_positions=max_positions, page=page)
 
 
 def words_of_the_page(path: Path) -> dict[str, Any]:

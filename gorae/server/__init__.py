@@ -7,7 +7,7 @@ from gorae.server.engine_thread import EngineFailedError, EngineThread, Generati
 from gorae.server.limits import Limits
 from gorae.server.routes import create_api
 from gorae.server.schema import ApiError
-from gorae.server.serve import check_address, serve
+from gorae.server.serve import check_address, serve, serving
 
 __all__ = [
     "ApiError",
@@ -20,4 +20,5 @@ __all__ = [
     "check_address",
     "create_api",
     "serve",
+    "serving",
 ]

@@ -1,9 +1,10 @@
-"""Puts an application on a port until Ctrl-C; knows nothing of what it serves."""
+"""Puts an application on a port, until Ctrl-C or for as long as a block runs; knows nothing of what it serves."""
 
 import errno
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -25,6 +26,21 @@ def serve(
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS)
     with suppress(KeyboardInterrupt):  # uvicorn shuts down first, then raises it again
         uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[str]:
+    """Serve `app` to this machine from a thread while the block runs; yield its address, on any free port."""
+    listener = _listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS))
+    thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="gorae-server")
+    thread.start()  # the port is bound: who connects before the server is ready waits
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 def check_address(host: str, port: int) -> None:

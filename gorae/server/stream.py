@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from gorae.server.engine_thread import EngineFailedError, Generation, TokenEvent
 from gorae.server.schema import ApiError
-from gorae.text import Delta, Mode, ReplyParser, StreamDecoder, Tokenizer, ToolCallDelta
+from gorae.text import Delta, Mode, ReplyParser, StreamDecoder, Tokenizer, ToolCallDelta, possible_start
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -36,19 +36,12 @@ class StopFilter:
         self._held += text
         places = [place for stop in self._stop_strings if (place := self._held.find(stop)) >= 0]
         self.has_stopped = bool(places)
-        cut = min(places) if places else self._first_possible_start()
+        cut = min(places) if places else len(self._held) - len(possible_start(self._held, self._stop_strings))
         passed, self._held = self._held[:cut], self._held[cut:]
         return passed
 
     def finish(self) -> str:
         return "" if self.has_stopped else self._held
-
-    def _first_possible_start(self) -> int:
-        tails = range(len(self._held))
-        return next(
-            (place for place in tails if any(stop.startswith(self._held[place:]) for stop in self._stop_strings)),
-            len(self._held),
-        )
 
 
 class ReplyReader:

@@ -1,9 +1,9 @@
-"""Grading a reply by rule: the exact answer, and the format of the chat template. No model judges."""
+"""Grading a reply by rule: the exact answer, and the format the model's replies have. No model judges."""
 
 from dataclasses import dataclass
 
 from gorae.tasks.counter import Problem
-from gorae.text import Mode, parse_reply
+from gorae.text import GORAE, ChatFormat, Mode, parse_reply
 
 FORMAT_SHARE = 0.1  # of the reward; the rest is for the exact answer
 
@@ -22,7 +22,7 @@ class Grade:
         return (1 - FORMAT_SHARE) * self.correct + FORMAT_SHARE * self.well_formed
 
 
-def grade_reply(problem: Problem, text: str, *, mode: Mode = "free") -> Grade:
-    """Grade the text of a reply to the problem's prompt in this mode."""
-    reply = parse_reply(text, mode=mode)
+def grade_reply(problem: Problem, text: str, *, mode: Mode = "free", chat_format: ChatFormat = GORAE) -> Grade:
+    """Grade the text of a reply in `chat_format`, that of the model's tokenizer, to a prompt that led to `mode`."""
+    reply = parse_reply(text, mode, chat_format)
     return Grade(reply.complete and reply.content == problem.answer, reply.complete, reply.content.strip() or None)

@@ -21,7 +21,7 @@ from gorae.text.messages import (
     Tool,
     ToolCall,
 )
-from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_reply
+from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_reply, possible_start
 from gorae.text.template import CHAT_TEMPLATE
 from gorae.text.tokenizer import Prompt, SpecialTokens, StreamDecoder, Tokenizer
 
@@ -58,6 +58,7 @@ __all__ = [
     "ToolCallDelta",
     "ToolFormat",
     "parse_reply",
+    "possible_start",
     "read_conversation",
     "write_conversation",
     "write_prompt",

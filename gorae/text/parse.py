@@ -240,6 +240,6 @@ def reply_parts(
 
 def possible_start(text: str, tags: Sequence[str]) -> str:
     """Return the longest end of `text` that is the beginning, not the whole, of one of `tags`."""
-    longest = min(len(text), max(len(tag) for tag in tags) - 1)
+    longest = min(len(text), max((len(tag) for tag in tags), default=1) - 1)
     ends = (text[-length:] for length in range(longest, 0, -1))
     return next((end for end in ends if any(tag != end and tag.startswith(end) for tag in tags)), "")

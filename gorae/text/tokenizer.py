@@ -36,6 +36,10 @@ from gorae.text.parse import MODES, reply_parts
 from gorae.text.template import CHAT_TEMPLATE, ChatTemplate, Written
 
 _SMALLEST_VOCABULARY = len(CONTROL_TOKENS) + 256  # every byte is a token
+_ASKED = {"think": "think", "direct": "answer at once"}
+_LEADS = {"think": "makes it think", "direct": "has no thinking", "free": "leaves that to the model"}
+_TRIAL = "whale 12 고래 鲸\n"  # some steps fail at their first text only
+_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _KEPT_BY_DECODE = {THINK, END_THINK, *TOOL_TOKENS}  # a reply is read by them
 
 
@@ -49,11 +53,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """What a tokenizer calls the begin, the end and the padding of a text."""
+    """What a tokenizer calls the begin, the end and the padding of a text; `bos` is None where it has no begin."""
 
-    bos: str = BOS
+    bos: str | None = BOS
     eos: str = EOS
     pad: str = PAD
+    begins_texts: bool = True  # whether bos stands before a text that no template writes
+
+    @staticmethod
+    def of(
+        library: tokenizers.Tokenizer, *, bos: str | None, eos: str, pad: str | None = None, begins_texts: bool = True
+    ) -> "SpecialTokens":
+        """Without `pad`, texts are padded with our token, or with the end token where there is none; neither counts."""
+        own_pad = PAD if library.token_to_id(PAD) is not None else eos
+        return SpecialTokens(bos, eos, pad or own_pad, begins_texts)
 
 
 class Tokenizer:
@@ -83,7 +96,7 @@ class Tokenizer:
             chat_template,
             control_tokens=longest_first,
             chat_format=chat_format,
-            special_tokens={"bos_token": names.bos, "eos_token": names.eos},
+            special_tokens={"eos_token": names.eos} | ({"bos_token": names.bos} if names.bos else {}),
         )
         self._builtin_format = chat_format
         self._bytes_of_id = _bytes_of_id(library)
@@ -92,8 +105,8 @@ class Tokenizer:
         self._plain.pre_tokenizer = library.pre_tokenizer
         if library.normalizer is not None:
             self._plain.normalizer = library.normalizer
-        self.vocab_size: int = library.get_vocab_size(with_added_tokens=True)
-        self.bos_id = self._control_id(names.bos)
+        self.vocab_size = 1 + max(library.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.bos_id = None if names.bos is None else self._control_id(names.bos)
         self.eos_id = self._control_id(names.eos)
         self.pad_id = self._control_id(names.pad)
         # A model from elsewhere may do without these.
@@ -101,6 +114,11 @@ class Tokenizer:
         self.assistant_id = library.token_to_id(ASSISTANT)
         self.think_id = library.token_to_id(THINK)
         self.end_think_id = library.token_to_id(END_THINK)
+
+    @property
+    def text_start_ids(self) -> list[int]:
+        """What stands before a text that no template writes: a BOS, or nothing."""
+        return [] if self.bos_id is None or not self._special_tokens.begins_texts else [self.bos_id]
 
     @property
     def chat_format(self) -> ChatFormat:
@@ -152,16 +170,14 @@ class Tokenizer:
         if not file.is_file():
             raise ValueError(f"{folder} has no tokenizer.json; give a folder that a tokenizer was saved in")
         settings = _read_settings(folder / "tokenizer_config.json")
+        library = _read_library(file)
+        template = _read_template(folder, settings)
         try:
-            library = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing more specific
-            raise ValueError(f"{file} can not be read as a tokenizer ({error}); save or download it again") from error
-        return Tokenizer(
-            library,
-            chat_template=_read_template(folder, settings),
-            chat_format=chat_format,
-            special_tokens=_special_tokens(settings, library),
-        )
+            special_tokens = _special_tokens(settings, library)
+            return Tokenizer(library, chat_template=template, chat_format=chat_format, special_tokens=special_tokens)
+        except ValueError as error:
+            present = " with ".join(name for name in _FILES if (folder / name).is_file())
+            raise ValueError(f"{folder}, {present}: {error}") from error
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, chat template included, as transformers reads them."""
@@ -174,7 +190,7 @@ class Tokenizer:
             "pad_token": self._special_tokens.pad,
             "clean_up_tokenization_spaces": False,
             "chat_template": self._template.source,
-        }
+        } | ({} if self._special_tokens.begins_texts else {"add_bos_token": False})
         (folder / "tokenizer.json").write_text(self._library.to_str(pretty=True), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(
             json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
@@ -201,12 +217,12 @@ class Tokenizer:
         if self._builtin_format is None:
             written = self._template.write(messages, tools=tools, mode=mode)
         else:
-            parts = write_prompt(messages, self._builtin_format, tools=tools, mode=mode)
+            parts = self._begun(write_prompt(messages, self._builtin_format, tools=tools, mode=mode))
             written = Written(parts, self._builtin_format.mode_of("".join(text for text, is_ours in parts if is_ours)))
         if mode not in ("free", written.mode) and messages[-1].role == "user":
             raise ValueError(
-                f"mode={mode!r} is not one in which this model replies: its chat template leads to {written.mode!r}; "
-                "leave the choice to the model"
+                f"this model can not be made to {_ASKED[mode]}: its chat template {_LEADS[written.mode]}, whatever is "
+                f"asked (mode={mode!r}); leave the choice to the model"
             )
         return Prompt(self._encode_joined(written.parts), written.mode)
 
@@ -216,11 +232,12 @@ class Tokenizer:
 
     def encode_conversation(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> list[int]:
         """Return a conversation in a built-in format, its last reply closed by EOS."""
-        return self._encode_joined(write_conversation(messages, self.chat_format, tools=tools))
+        return self._encode_joined(self._begun(write_conversation(messages, self.chat_format, tools=tools)))
 
     def decode_conversation(self, ids: Iterable[int]) -> list[Message]:
         """Return the messages of `encode_conversation`, or of a prompt in a built-in format."""
-        return read_conversation(self._parts_of(ids), self.chat_format)
+        parts = self._parts_of(ids)
+        return read_conversation([(BOS, True), *parts] if self.bos_id is None else parts, self.chat_format)
 
     def encode_reply(self, message: Message) -> list[int]:
         """Return what the assistant emits after a "free" prompt, EOS included.
@@ -243,6 +260,10 @@ class Tokenizer:
             return b"".join(self._bytes_of_id[index] for index in ids)
         except KeyError as error:
             raise ValueError(f"id {error} is no token; ids go from 0 to {self.vocab_size - 1}") from None
+
+    def _begun(self, parts: list[Part]) -> list[Part]:
+        """A built-in format's conversation as it begins here: without a BOS where this tokenizer has none."""
+        return parts[1:] if self.bos_id is None else parts
 
     def _encode_joined(self, parts: Iterable[Part]) -> list[int]:
         """Encode the text between two control tokens as one, whoever wrote its pieces."""
@@ -293,6 +314,19 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
+def _read_library(file: Path) -> tokenizers.Tokenizer:
+    try:
+        library = tokenizers.Tokenizer.from_file(str(file))
+        library.no_padding()  # what a file asks for here would be done to every text
+        library.no_truncation()
+        library.encode(_TRIAL, add_special_tokens=False)
+    except BaseException as error:  # the library raises nothing specific, and where it panics no Exception at all
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{file} can not be read as a tokenizer ({error}); save or download it again") from error
+    return library
+
+
 def _read_settings(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
@@ -326,16 +360,21 @@ def _read_template(folder: Path, settings: dict[str, Any]) -> str:
 
 
 def _special_tokens(settings: dict[str, Any], library: tokenizers.Tokenizer) -> SpecialTokens:
-    """The names in a checkpoint's settings; a tokenizer without padding pads with its end token, which none counts."""
+    """The names in a checkpoint's settings; a begin that they call null there is none."""
 
-    def named(key: str, default: str) -> str:
+    def named(key: str) -> str | None:
         value = settings.get(key)
         value = value.get("content") if isinstance(value, dict) else value
-        return value if isinstance(value, str) else default
+        return value if isinstance(value, str) else None
 
-    eos = named("eos_token", EOS)
-    has_pad = library.token_to_id(PAD) is not None
-    return SpecialTokens(named("bos_token", BOS), eos, named("pad_token", PAD if has_pad else eos))
+    own_bos = BOS if "bos_token" not in settings and library.token_to_id(BOS) is not None else None
+    return SpecialTokens.of(
+        library,
+        bos=named("bos_token") or own_bos,
+        eos=named("eos_token") or EOS,
+        pad=named("pad_token"),
+        begins_texts=settings.get("add_bos_token") is not False,
+    )
 
 
 def _with_thinking_kept(library: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -1,4 +1,10 @@
+import hashlib
+import json
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,3 +83,58 @@ def quiet() -> Iterator[None]:
     yield
     transformers.utils.logging.enable_progress_bar()
     transformers.utils.logging.set_verbosity(level)
+
+
+@pytest.fixture
+def serve_hub():
+    """Folder, id → the address of a hub that has the folder under the id, in two revisions, and what is asked of it."""
+    return hub
+
+
+@contextmanager
+def hub(folder: Path, name: str) -> Iterator[tuple[str, list[str]]]:
+    commits = {"main": "a" * 40, "v1": "b" * 40}
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self, status: int, body: bytes, **headers: str) -> None:
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(key.replace("_", "-"), value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            held = sorted(folder.iterdir())
+            parts = self.path.partition("?")[0].strip("/").split("/")
+            if parts[:2] == ["api", "models"] and "/".join(parts[2:4]) == name:
+                if parts[4:5] == ["tree"]:
+                    files = [
+                        {"type": "file", "path": path.name, "oid": "0", "size": path.stat().st_size} for path in held
+                    ]
+                    self.answer(200, json.dumps(files).encode(), Content_Type="application/json")
+                    return
+                commit = commits.get(parts[5] if len(parts) > 5 else "main", parts[-1])
+                siblings = [{"rfilename": path.name} for path in held]
+                listing = {"id": name, "sha": commit, "siblings": siblings, "private": False, "tags": []}
+                self.answer(200, json.dumps(listing).encode(), Content_Type="application/json")
+            elif parts[2:3] == ["resolve"] and (folder / parts[-1]).exists():
+                asked.append(parts[-1])
+                body = (folder / parts[-1]).read_bytes()
+                etag = hashlib.sha256(body).hexdigest()
+                self.answer(200, body, ETag=f'"{etag}"', X_Repo_Commit=parts[3])
+            else:
+                self.answer(404, b"{}", X_Error_Code="RepoNotFound")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()

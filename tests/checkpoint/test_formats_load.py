@@ -40,25 +40,16 @@ V3 = ModelConfig(
     init_std=0.08,
 )
 V2 = replace(V3, query_rank=None, router="softmax", normalize_routing=False, num_expert_groups=1, num_active_groups=1)
-QWEN = ModelConfig(
+QWEN = ModelConfig.dense(
     vocab_size=300,
     model_dim=96,
     num_layers=2,
     num_heads=6,
-    query_rank=None,
-    latent_dim=None,
-    nope_dim=0,
-    rope_dim=16,
-    value_dim=16,
+    head_dim=16,
     dense_dim=130,
-    expert_dim=0,
-    num_experts=0,
-    num_active_experts=0,
-    num_dense_layers=2,
     num_key_heads=2,
     attention_bias=True,
     tie_embeddings=True,
-    rope_interleaved=False,
     init_std=0.08,
 )
 LLAMA = replace(
@@ -136,6 +127,24 @@ def test_the_tokenizer_and_its_template_go_into_a_gguf_file_and_come_back(tmp_pa
     assert isinstance(read, Tokenizer)
     chat = [Message("user", "고래 12 + 7 = ? 鲸鱼 <think>")]
     assert read.encode_chat(chat) == tokenizer.encode_chat(chat)
+
+
+@pytest.mark.parametrize("stop_ids", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("bos_id", [None, 0])
+def test_what_begins_and_ends_a_text_goes_into_a_gguf_file_and_comes_back(tmp_path, tokenizer, stop_ids, bos_id):
+    config = replace(QWEN, vocab_size=tokenizer.vocab_size, bos_id=bos_id, eos_id=1, stop_ids=stop_ids)
+    save_model(tmp_path / "saved", drawn(config), tokenizer=tokenizer)
+    convert_to_gguf(tmp_path / "saved", tmp_path / "model.gguf", "f16")
+    read = load(tmp_path / "model.gguf")
+    assert (read.config.bos_id, read.config.eos_id, read.config.stop_ids) == (bos_id, 1, stop_ids)
+    assert read.tokenizer is not None
+    assert read.tokenizer.text_start_ids == ([] if bos_id is None else [bos_id])
+
+
+def test_more_ends_than_gguf_has_places_for_are_an_error(tmp_path):
+    save_model(tmp_path / "saved", drawn(replace(QWEN, stop_ids=(2, 3, 4))))
+    with pytest.raises(ValueError, match=r"eos_token_id=\[1, 2, 3, 4\] can not be written: GGUF has places for 3"):
+        convert_to_gguf(tmp_path / "saved", tmp_path / "model.gguf", "f16")
 
 
 def test_a_gguf_file_that_is_there_is_not_replaced(saved, tmp_path):

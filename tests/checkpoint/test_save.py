@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from gorae.checkpoint import folder as folder_module
 from gorae.checkpoint import load, save_model
@@ -36,6 +37,44 @@ def test_a_folder_has_what_hugging_face_folders_have(tmp_path, network, tokenize
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == network.config.eos_id
     assert "chat_template" in json.loads((folder / "tokenizer_config.json").read_text())
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("config_names", "generation_names", "expected"),
+    [
+        (4, [4, 9], (4, 9)),
+        ([4, 9], 4, (4, 9)),
+        (4, 4, (4,)),
+        (4, None, (4,)),
+        (None, [9, 4], (9, 4)),
+        (None, None, ()),
+    ],
+)
+def test_what_ends_a_reply_is_read_from_both_files_and_written_to_both(
+    tmp_path, network, config_names, generation_names, expected
+):
+    save_model(tmp_path / "first", network)
+    for name, ids in (("config.json", config_names), ("generation_config.json", generation_names)):
+        path = tmp_path / "first" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": ids, "bos_token_id": None}))
+    read = load(tmp_path / "first")
+    assert (read.config.eos_id, *read.config.stop_ids) == (expected or (None,))
+    save_model(tmp_path / "second", read.network)
+    assert load(tmp_path / "second").config == read.config
+    generation = transformers.GenerationConfig.from_pretrained(tmp_path / "second")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "second")
+    for theirs in (generation, config):
+        ids = theirs.eos_token_id
+        assert tuple(ids if isinstance(ids, list) else [] if ids is None else [ids]) == expected
+        assert theirs.bos_token_id is None
+
+
+def test_ends_in_generation_config_that_are_no_ids_are_named_with_their_file(tmp_path, network):
+    save_model(tmp_path, network)
+    for text in ("[]", "{", '{"eos_token_id": "</s>"}', '{"eos_token_id": [1, true]}'):
+        (tmp_path / "generation_config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"generation_config\.json: "):
+            load(tmp_path)
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path, network, tokenizer):

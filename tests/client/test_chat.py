@@ -4,7 +4,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from gorae.client import ChatClient, ClientError, Delta
+from gorae.client import ChatClient, ClientError, Delta, ToolCall, whole_reply
 
 QUESTION = [{"role": "user", "content": "1 + 1?"}]
 
@@ -111,3 +111,22 @@ def test_a_stream_that_ends_without_done_is_an_error():
         assert next(deltas).content == "2"
         with pytest.raises(ClientError, match="broke off the reply before its end"):
             next(deltas)
+
+
+def test_calls_of_servers_that_number_none_or_leave_out_arguments_are_read():
+    call = '{"id": "a", "function": {"name": "f"}}'
+    stream = f'data:{{"choices": [{{"delta": {{"tool_calls": [{call}]}}}}]}}\n\ndata: [DONE]\n\n'
+    with answering(200, stream) as (client, _):
+        assert whole_reply(client.stream(QUESTION, model="m")).tool_calls == (ToolCall("a", "f", ""),)
+    with answering(200, f'{{"choices": [{{"message": {{"content": null, "tool_calls": [{call}]}}}}]}}') as (client, _):
+        reply = client.complete(QUESTION, model="m")
+    assert reply.tool_calls == (ToolCall("a", "f", ""),)
+    assert reply.message["content"] is None
+
+
+def test_a_call_without_a_function_is_no_answer():
+    with (
+        answering(200, '{"choices": [{"message": {"tool_calls": [{"id": "a"}]}}]}') as (client, _),
+        pytest.raises(ClientError, match="which is no answer of a chat API"),
+    ):
+        client.complete(QUESTION, model="m")

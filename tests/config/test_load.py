@@ -196,6 +196,7 @@ UNUSUAL = ModelConfig(
     init_std=0.03,
     bos_id=7,
     eos_id=11,
+    stop_ids=(13, 12),
     tie_embeddings=True,
     rope_interleaved=False,
 )
@@ -272,7 +273,8 @@ def test_transformers_reads_every_field_with_the_same_meaning(deepseek_v3_config
         "max_positions": theirs.max_position_embeddings,
         "init_std": theirs.initializer_range,
         "bos_id": theirs.bos_token_id,
-        "eos_id": theirs.eos_token_id,
+        "eos_id": theirs.eos_token_id[0],
+        "stop_ids": tuple(theirs.eos_token_id[1:]),
         "router": "sigmoid",
         "num_key_heads": None,
         "attention_bias": theirs.attention_bias,
@@ -317,7 +319,8 @@ def test_transformers_builds_as_many_parameters_as_we_count(deepseek_v3_config):
         ({"model_type": "deepseek_v2"}, "unknown key num_nextn_predict_layers"),
         ({"q_lora_rank": 1.5}, "q_lora_rank=1.5 .*one whole number"),
         ({"kv_lora_rank": None}, "nope_dim=128 must be 0"),
-        ({"eos_token_id": [1, 2]}, r"eos_token_id=\[1, 2\].*one whole number"),
+        ({"eos_token_id": [1, "2"]}, r"eos_token_id=\[1, '2'\].*one whole number or a list"),
+        ({"eos_token_id": [1, 129280]}, "stop_ids=129280 must lie between 0 and"),
         ({"norm_topk_prob": 1}, "norm_topk_prob=1 .*true or false"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'.*must be 'silu'"),
         ({"scoring_func": "softmax"}, "scoring_func='softmax'.*must be 'sigmoid'"),
@@ -334,6 +337,30 @@ def test_transformers_builds_as_many_parameters_as_we_count(deepseek_v3_config):
 def test_what_gorae_cannot_honour_is_an_error_that_names_key_and_rule(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         from_published({**PLAIN_V3, **change})
+
+
+@pytest.mark.parametrize(
+    ("given", "read", "written"),
+    [
+        (128001, (128001, ()), 128001),
+        ([128001], (128001, ()), 128001),
+        ([128001, 128008, 128009], (128001, (128008, 128009)), [128001, 128008, 128009]),
+        ([5, 5, 3], (5, (3,)), [5, 3]),
+        (None, (None, ()), None),
+        ([], (None, ()), None),
+    ],
+)
+def test_one_end_of_a_text_or_several_or_none_are_read_and_written_back(given, read, written):
+    config = from_published({**LLAMA, "eos_token_id": given})
+    assert (config.eos_id, config.stop_ids) == read
+    assert config.end_ids == {one for one in [read[0], *read[1]] if one is not None}
+    assert to_published(config)["eos_token_id"] == written
+
+
+def test_a_text_may_begin_with_no_token():
+    assert from_published({**LLAMA, "bos_token_id": None}).bos_id is None
+    assert from_published({key: value for key, value in QWEN2.items() if key != "bos_token_id"}).bos_id is None
+    assert to_published(from_published({**QWEN2, "bos_token_id": None}))["bos_token_id"] is None
 
 
 def test_a_missing_key_is_named():

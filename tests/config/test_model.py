@@ -27,6 +27,11 @@ def test_derived_sizes_follow_from_the_fields():
         ({"num_expert_groups": 7}, "num_experts=256 cannot be split into num_expert_groups=7 equal groups"),
         ({"num_expert_groups": 256}, "num_expert_groups=256 leaves 1 expert a group"),
         ({"num_active_groups": 1, "num_active_experts": 33}, "exceeds the 32 experts of num_active_groups=1"),
+        ({"eos_id": 5, "stop_ids": (4, 5)}, r"stop_ids=\(4, 5\) must be all different, and others than an eos_id=5"),
+        ({"eos_id": None, "stop_ids": (4,)}, "others than an eos_id=None that there is"),
+        ({"norm_eps": float("inf")}, "norm_eps=inf must be positive"),
+        ({"num_layers": 10_000}, "num_layers=10000 must be at most 4096"),
+        ({"num_layers": 4096, "num_experts": 512}, "num_experts=512 each must be at most 1048576 experts"),
         ({"eos_id": 129_280}, "eos_id=129280 must lie between 0 and vocab_size - 1=129279"),
     ],
 )

@@ -5,7 +5,7 @@ import pyarrow.parquet
 import pytest
 
 from gorae.data import Document, find_sources, read_documents, standard_library_documents
-from gorae.text import Message
+from gorae.text import Message, ToolCall
 
 TURNS = [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "7", "reasoning_content": "3, 4"}]
 MESSAGES = (Message("user", "3 + 4?"), Message("assistant", "7", reasoning="3, 4"))
@@ -53,6 +53,50 @@ def test_a_single_file_is_read(tmp_path):
 def test_messages_count_where_a_row_has_both(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "rendered", "messages": TURNS}))
     assert [document.messages for document in read_documents(tmp_path)] == [MESSAGES]
+
+
+def test_tool_calls_and_their_results_are_read_from_both_kinds_of_rows(tmp_path):
+    call = {"id": "a", "type": "function", "function": {"name": "add", "arguments": '{"a": 3}'}}
+    turns = [
+        {"role": "user", "content": "3 + 4?"},
+        {"role": "assistant", "content": None, "reasoning_content": "add", "tool_calls": [call]},
+        {"role": "tool", "content": "7", "tool_call_id": "a"},
+        {"role": "assistant", "content": "7", "tool_calls": None},
+    ]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}))
+    write_parquet(tmp_path / "b.parquet", messages=[turns])
+    expected = (
+        Message("user", "3 + 4?"),
+        Message("assistant", "", "add", (ToolCall("a", "add", '{"a": 3}'),)),
+        Message("tool", "7", tool_call_id="a"),
+        Message("assistant", "7"),
+    )
+    assert [document.messages for document in read_documents(tmp_path)] == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        ({"tool_calls": "x"}, 'tool_calls must be of the form [{"id": ..., "function": {"name": ...'),
+        ({"tool_calls": [{"id": "a"}]}, "tool_calls must be of the form"),
+        (
+            {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {}}}]},
+            "tool_calls.function.arguments is a dict, not a string",
+        ),
+        ({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}, "tool_calls.id is a NoneType, not a string"),
+        (
+            {"tool_calls": [{"id": "a", "function": {"name": "f g", "arguments": "{}"}}]},
+            "a tool can not be called 'f g'",
+        ),
+        ({"tool_call_id": "a"}, "a assistant message with tool_call_id='a'"),
+        ({"tool_call_id": 1}, "tool_call_id is a int, not a string"),
+    ],
+)
+def test_a_tool_call_that_can_not_be_read_is_an_error_with_its_place(tmp_path, turn, expected):
+    row = {"messages": [{"role": "assistant", "content": "x", **turn}]}
+    found = jsonl_complaint(tmp_path, json.dumps(row))
+    assert found.startswith("line 1, message 0: " + expected)
+    assert found.count("line 1") == 1
 
 
 def test_files_that_are_not_read_are_counted_and_reported(tmp_path):

@@ -51,6 +51,16 @@ def test_the_end_of_the_sequence_stops_and_is_the_last_token(model, ending):
     assert len(output.logprobs) == len(output.token_ids)
 
 
+def test_any_of_several_ends_stops_and_ignore_eos_ignores_them_all(model, ending):
+    prompt, seed = ending
+    ids = generate(model, prompt, max_tokens=40, seed=seed).token_ids
+    others = Model(model.network, replace(model.config, stop_ids=(ids[1],)), model.tokenizer)
+    assert generate(others, prompt, max_tokens=40, seed=seed).token_ids == ids[: ids.index(ids[1]) + 1]
+    assert len(generate(others, prompt, max_tokens=40, seed=seed, ignore_eos=True).token_ids) == 40
+    endless = Model(model.network, replace(model.config, eos_id=None), model.tokenizer)
+    assert generate(endless, prompt, max_tokens=40, seed=seed).finish_reason == "length"
+
+
 def test_ignore_eos_goes_on_past_the_end_with_the_same_tokens_before(model, ending):
     prompt, seed = ending
     stopped = generate(model, prompt, max_tokens=40, seed=seed)

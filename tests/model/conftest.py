@@ -39,21 +39,19 @@ V2 = replace(
     num_mtp_modules=0,
     rope_scaling=RopeScaling("yarn", 4.0, 16, mscale=1.0, mscale_all_dim=0.7),
 )
-DENSE = replace(
-    SMALL,
+DENSE = ModelConfig.dense(
+    vocab_size=97,
+    model_dim=21,
+    num_layers=3,
     num_heads=6,
-    query_rank=None,
-    latent_dim=None,
-    nope_dim=0,
+    head_dim=6,
+    dense_dim=27,
     num_key_heads=2,
-    num_experts=0,
-    num_dense_layers=3,
-    num_mtp_modules=0,
+    init_std=0.3,
     attention_bias=True,
     output_bias=True,
     feed_forward_bias=True,
     tie_embeddings=True,
-    rope_interleaved=False,
     rope_scaling=RopeScaling("llama3", 8.0, 16, fast_turns=4.0),
 )
 

@@ -13,7 +13,7 @@ from gorae.recipes import measure as room
 from gorae.recipes.corpus import sealed_items
 from gorae.recipes.measure import Completion, evaluate_model, measure, sample_completions
 from gorae.recipes.run import ChatModel
-from gorae.text import Message
+from gorae.text import R1, Message, Tokenizer
 
 
 @pytest.fixture
@@ -54,6 +54,20 @@ def test_the_first_sealed_items_are_asked_and_graded_in_the_mode_they_were_asked
     assert summary["mean_length"] == 5
     assert summary["items"] == 4
     assert {language: one["items"] for language, one in summary["by_language"].items()} == {"ko": 2, "zh": 1, "en": 1}
+
+
+def test_a_model_of_another_format_is_graded_in_it_and_in_the_mode_its_prompt_leads_to(
+    settings, model, meter, tokenizer, monkeypatch
+):
+    model = replace(model, tokenizer=Tokenizer(tokenizer._library, chat_format=R1))
+    answers = {problem.prompt: problem.answer for problem in sealed_items(settings.prepare).problems}
+
+    def complete(model, meter, prompts, samples, *, mode, wanted):
+        return [[Completion(f"because\n</think>\n\n{answers[prompt]}", 4)] * samples for prompt in prompts]
+
+    monkeypatch.setattr(room, "sample_completions", complete)
+    summary = evaluate_model(model, meter, settings=settings, mode="free")  # R1's prompt opens the thinking
+    assert (summary["pass_at_1"], summary["majority_at_3"]) == (1.0, 1.0)
 
 
 def test_sampling_follows_from_the_weights_alone_and_is_billed(settings, model, meter):

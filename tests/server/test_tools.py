@@ -5,6 +5,7 @@ import pytest
 import tokenizers
 from scripted import ScriptedEngine, running
 
+from gorae.client import ChatClient, whole_reply
 from gorae.server import create_api
 from gorae.text import EOS, TOOL_TOKENS, V3_1, Tokenizer
 
@@ -103,3 +104,26 @@ def test_a_model_without_tools_refuses_them(start, script):
     ):
         client.chat.completions.create(model="whale", messages=[QUESTION], tools=[ADD])
     assert refusal.value.param == "tools"
+
+
+def test_our_client_reads_calls_whole_and_streamed_and_sends_their_results_back(caller, engine):
+    api = create_api(engine, caller, "whale", max_positions=2000)
+    with running(api) as url, ChatClient(f"{url}/v1") as client:
+        reply = client.complete([QUESTION], tools=[ADD])
+        deltas = list(client.stream([QUESTION], tools=[ADD]))
+        streamed = whole_reply(deltas)
+        calls = [(call.name, call.arguments) for call in reply.tool_calls]
+        assert calls == [("add", '{"a": [3, 5]}'), ("add", "{}")]
+        assert [(call.name, call.arguments) for call in streamed.tool_calls] == calls
+        assert (streamed.content, streamed.finish_reason) == (reply.content, reply.finish_reason)
+        assert (reply.content, reply.finish_reason) == ("user yes", "tool_calls")
+        assert streamed.usage == reply.usage
+        assert sum(len(delta.tool_calls) for delta in deltas) > 4
+        assert len({call.id for call in (*reply.tool_calls, *streamed.tool_calls)}) == 4
+        results = [{"role": "tool", "tool_call_id": call.id, "content": "8"} for call in reply.tool_calls]
+        client.complete([QUESTION, reply.message, *results], tools=[ADD])
+        results = [{"role": "tool", "tool_call_id": call.id, "content": "8"} for call in streamed.tool_calls]
+        client.complete([QUESTION, streamed.message, *results])
+    end = f"{REPLY}{EOS}" + "<｜tool▁output▁begin｜>8<｜tool▁output▁end｜>" * 2
+    end_ids = caller.encode(end, parse_special=True)
+    assert [prompt[-len(end_ids) :] == end_ids for prompt in engine.prompts] == [False, False, True, True]

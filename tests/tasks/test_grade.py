@@ -3,6 +3,7 @@
 import pytest
 
 from gorae.tasks import Problem, grade_reply
+from gorae.text import PLAIN, R1, V3, V3_1
 
 PROBLEM = Problem("en", (("+", 6),), "1 plus 6: which digit?")
 THOUGHT = "<think>\n1+6=7\n</think>\n\n"
@@ -92,3 +93,33 @@ def test_without_content_there_is_no_answer_to_vote_with(text):
 @pytest.mark.parametrize("answer", [str(digit) for digit in range(10)])
 def test_one_of_ten_answers_is_correct(answer):
     assert grade_reply(PROBLEM, f"</think>{answer}").correct == (answer == "7")
+
+
+@pytest.mark.parametrize(
+    ("chat_format", "mode", "text"),
+    [
+        (R1, "think", "1+6=7\n</think>\n\n7"),
+        (R1, "free", f"{THOUGHT}7"),
+        (V3_1, "think", "1+6=7</think>7"),
+        (V3_1, "direct", "7"),
+        (V3, "direct", "7"),
+        (PLAIN, "direct", "7"),
+    ],
+)
+def test_a_reply_in_any_format_is_graded_by_its_own_rules(chat_format, mode, text):
+    grade = grade_reply(PROBLEM, text, mode=mode, chat_format=chat_format)
+    assert (grade.correct, grade.well_formed, grade.reward) == (True, True, 1.0)
+    wrong = grade_reply(PROBLEM, text[:-1] + "8", mode=mode, chat_format=chat_format)
+    assert (wrong.correct, wrong.well_formed, wrong.answer) == (False, True, "8")
+
+
+@pytest.mark.parametrize(
+    ("chat_format", "mode", "text"),
+    [
+        (R1, "think", "1+6=7</think>7"),
+        (R1, "think", "7"),
+        (V3, "direct", "<think>\n1+6=7\n</think>\n\n7"),
+    ],
+)
+def test_a_reply_in_the_format_of_another_model_earns_nothing(chat_format, mode, text):
+    assert grade_reply(PROBLEM, text, mode=mode, chat_format=chat_format).reward == 0

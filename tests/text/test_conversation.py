@@ -131,7 +131,9 @@ def test_a_prompt_says_how_its_reply_is_read(make, chat_format, mode, read_as):
 
 @pytest.mark.parametrize(("chat_format", "mode"), [(V3, "think"), (R1, "direct")])
 def test_a_mode_the_model_does_not_have_is_refused(make, chat_format, mode):
-    with pytest.raises(ValueError, match=f"mode='{mode}' is not one in which this model replies"):
+    with pytest.raises(
+        ValueError, match=rf"this model can not be made to .*\(mode='{mode}'\); leave the choice to the model"
+    ):
         make(chat_format).encode_chat([Message("user", "a")], mode=mode)
 
 

@@ -3,7 +3,7 @@ from contextlib import suppress
 
 import pytest
 
-from gorae.text import CHAT_TEMPLATE, Message, Tokenizer, Tool, ToolCall
+from gorae.text import CHAT_TEMPLATE, V3, Message, Tokenizer, Tool, ToolCall
 from gorae.text import sandbox as sandbox_module
 from gorae.text.sandbox import MAX_SOURCE_CHARACTERS, compile_template
 from gorae.text.template import ChatTemplate
@@ -168,3 +168,32 @@ def test_a_checkpoint_names_its_own_special_tokens(tokenizer, tmp_path):
     loaded.save(tmp_path / "again")
     again = Tokenizer.load(tmp_path / "again")
     assert (again.bos_id, again.eos_id, again.pad_id) == (5, 6, 2)
+
+
+@pytest.mark.parametrize("settings", [{"bos_token": None}, {"bos_token": None, "add_bos_token": False}])
+def test_a_tokenizer_without_a_begin_puts_none_before_texts_and_prompts(tokenizer, tmp_path, settings):
+    tokenizer.save(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings | {"chat_template": source}), encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path)
+    assert (loaded.bos_id, loaded.text_start_ids) == (None, [])
+    assert loaded.encode_chat(QUESTION) == tokenizer.encode("  hi ")
+    loaded.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").bos_id is None
+    builtin = Tokenizer.load(tmp_path, chat_format=V3)
+    assert builtin.encode_chat(QUESTION) == Tokenizer.load(tmp_path / "again", chat_format=V3).encode_chat(QUESTION)
+    assert builtin.encode_chat(QUESTION)[0] == tokenizer.user_id
+    conversation = [*QUESTION, Message("assistant", "hello")]
+    assert builtin.decode_conversation(builtin.encode_conversation(conversation)) == conversation
+
+
+def test_a_begin_that_only_templates_write_stands_before_no_text(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"add_bos_token": False}), encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path)
+    assert (loaded.bos_id, loaded.text_start_ids) == (tokenizer.bos_id, [])
+    assert loaded.encode_chat(QUESTION)[0] == tokenizer.bos_id
+    loaded.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").text_start_ids == []

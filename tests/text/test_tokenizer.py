@@ -150,7 +150,7 @@ def test_a_tokenizer_without_our_control_tokens_is_refused(tmp_path):
     library = tokenizers.Tokenizer(models.BPE())
     library.decoder = tokenizers.decoders.ByteLevel()
     library.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match="the tokenizer has no token <｜begin▁of▁sentence｜>"):
+    with pytest.raises(ValueError, match="the tokenizer has no token <｜end▁of▁sentence｜>"):
         Tokenizer.load(tmp_path)
 
 
