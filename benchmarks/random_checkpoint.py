@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from gorae.checkpoint.fp8 import BLOCK, SCALES, quantize, scales_shape
-from gorae.checkpoint.kinds import is_kept_exact, is_projection, kind_of
-from gorae.checkpoint.names import places
+from gorae.checkpoint.names import is_kept_exact, is_projection, kind_of, places
 from gorae.checkpoint.safetensors import Layout, write_file
 from gorae.checkpoint.shards import MAX_SHARD_BYTES, plan_shards, write_index
 from gorae.config import ModelConfig, from_published

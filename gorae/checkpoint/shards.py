@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from torch import Tensor
 
@@ -28,6 +28,18 @@ def read_published(folder: Path) -> dict[str, Any]:
         return parse_object(path.read_bytes())
     except ValueError as error:  # json's and Unicode's errors are ValueErrors too
         raise ValueError(f"{path}: {error}") from error
+
+
+class Tensors(Protocol):
+    """Tensors by published name, to be had one at a time: those of a folder, or of a GGUF file."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, name: str, /) -> bool: ...
+
+    def layout(self, name: str, /) -> Layout: ...
+
+    def tensor(self, name: str, /) -> Tensor: ...
 
 
 class Shards:

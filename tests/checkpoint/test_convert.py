@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gorae.checkpoint import convert, load, save_model
 from gorae.checkpoint.fp8 import quantize, widen
-from gorae.checkpoint.kinds import is_projection, kind_of
+from gorae.checkpoint.names import is_projection, kind_of
 from gorae.cli import main
 
 LIMIT = 20_000  # several files
@@ -178,7 +178,7 @@ def half_done(source: Path, target: Path, monkeypatch, error: BaseException) -> 
 
 def test_a_full_disk_says_what_to_do_and_the_same_call_goes_on(tmp_path, source, monkeypatch):
     before = contents(source)
-    with pytest.raises(OSError, match=r"No space left .* untouched; the same command goes on from the files finished"):
+    with pytest.raises(OSError, match=r"No space left .* untouched; the same command goes on from what is finished"):
         half_done(source, tmp_path / "fp8", monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
     assert contents(source) == before
     convert(source, tmp_path / "fp8", "fp8", max_shard_bytes=LIMIT)
@@ -211,7 +211,7 @@ def test_files_of_another_conversion_are_not_taken_for_this_one(tmp_path, source
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, source, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(convert.__globals__["shutil"], "disk_usage", lambda path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"0\.00 GB are to be written and 0\.00 GB are free; .* untouched"):
         convert(source, tmp_path / "fp8", "fp8")
     assert not list(tmp_path.rglob("*/*.safetensors.partial"))
@@ -234,7 +234,7 @@ def test_what_can_not_be_converted_is_refused_with_the_rule(tmp_path, source):
     target = tmp_path / "new"
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         convert(tmp_path / "nowhere", target, "fp8")
-    with pytest.raises(ValueError, match="source exists; give the name of a new folder"):
+    with pytest.raises(ValueError, match="source exists; give another name"):
         convert(source, source, "fp8")
     with pytest.raises(ValueError, match="which is never written to"):
         convert(source, source / "inside", "fp8")

@@ -129,6 +129,8 @@ def test_the_tokenizer_and_its_template_go_into_a_gguf_file_and_come_back(tmp_pa
 
 def test_a_gguf_file_that_is_there_is_not_replaced(saved, tmp_path):
     (tmp_path / "model.gguf").write_text("mine")
-    with pytest.raises(ValueError, match=r"must be a new file whose name ends in \.gguf"):
+    with pytest.raises(ValueError, match=r"model\.gguf exists; give another name"):
         convert_to_gguf(saved, tmp_path / "model.gguf", "f16")
+    with pytest.raises(ValueError, match=r"must be a file whose name ends in \.gguf"):
+        convert_to_gguf(saved, tmp_path / "model", "f16")
     assert (tmp_path / "model.gguf").read_text() == "mine"
