@@ -43,6 +43,7 @@ WeightType = Literal["fp8", "bf16", "f32"]
 
 _DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 _WORDS = {"bf16": "bfloat16", "f32": "float32"}  # as config.json writes them
+_BAND_ROWS = 128
 _NUMBERS = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)
 
 
@@ -178,7 +179,8 @@ def _error(weight: Tensor, values: Tensor, scales: Tensor, name: str) -> Convers
 
 
 def _squared_sum(tensor: Tensor) -> float:
-    return torch.linalg.vector_norm(tensor, dtype=torch.float64).item() ** 2
+    """In float64, which a few rows at a time become: the copy stays small."""
+    return sum(torch.linalg.vector_norm(rows, dtype=torch.float64).item() ** 2 for rows in tensor.split(_BAND_ROWS))
 
 
 def _is_fp8(source: Tensors) -> bool:

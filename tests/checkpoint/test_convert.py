@@ -12,6 +12,7 @@ from gorae.checkpoint import convert, load, save_model
 from gorae.checkpoint.fp8 import quantize, widen
 from gorae.checkpoint.names import is_projection, kind_of
 from gorae.cli import main
+from gorae.cli.convert import parse_size
 
 LIMIT = 20_000  # several files
 
@@ -276,3 +277,23 @@ def test_the_verb_converts_and_prints_the_errors_by_kind(tmp_path, source, capsy
     assert config_in(tmp_path / "fp8")["quantization_config"]["scale_fmt"] == "ue8m0"
     assert main(["convert", str(source), str(tmp_path / "wide"), "--to", "bf16", "--ue8m0"]) == 2
     assert "--ue8m0 is about FP8 scales" in capsys.readouterr().err
+
+
+def test_a_file_of_a_folder_holds_no_more_than_the_size_asked_for(tmp_path, source, capsys):
+    command = ["convert", str(source), str(tmp_path / "new"), "--to", "bf16", "--max-shard-size"]
+    assert main([*command, "20KB"]) == 0
+    sizes = [sum(t.nbytes for t in load_file(path).values()) for path in (tmp_path / "new").glob("*.safetensors")]
+    assert len(sizes) > 3
+    assert max(sizes) <= 20_000
+    for nonsense in ("5", "GB", "0GB", "-1GB", "5 G B", "1e3MB"):
+        assert main([*command[:2], str(tmp_path / "other"), *command[3:-1], f"--max-shard-size={nonsense}"]) == 2
+        assert f"--max-shard-size {nonsense} is no size above 0; give a number and its unit" in capsys.readouterr().err
+    assert main([*command[:2], str(tmp_path / "m.gguf"), "--to", "gguf-f16", "--max-shard-size", "5GB"]) == 2
+    assert "--max-shard-size is about the files of a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5_000_000_000), ("1.5gb", 1_500_000_000), ("500 MB", 500_000_000), ("2GiB", 2 << 30)]
+)
+def test_sizes_are_read_in_the_units_people_write(text, size):
+    assert parse_size(text) == size
