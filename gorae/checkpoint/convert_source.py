@@ -21,12 +21,13 @@ _COPIED = {".json", ".jinja", ".txt", ".md", ".model", ".py"}  # what else a che
 
 
 class Source(NamedTuple):
-    """An open source: its tensors, its config.json, and the GGUF file if it is one."""
+    """An open source: its tensors, its config.json, and, of a GGUF file, what it has beside them."""
 
     path: Path
     tensors: Tensors
     published: dict[str, Any]
     gguf: GgufFile | None = None
+    text_tokenizer: Tokenizer | None = None
 
     def tokenizer(self) -> tuple[tokenizers.Tokenizer | None, str | None]:
         """Its tokenizer and chat template; None where it has none."""
@@ -40,9 +41,8 @@ class Source(NamedTuple):
     def write_others(self, folder: Path) -> None:
         """Write the tokenizer, templates and the like to a folder: all but the tensors and config.json."""
         if self.gguf is not None:
-            tokenizer = text_tokenizer(self.gguf)
-            if tokenizer is not None:
-                tokenizer.save(folder)
+            if self.text_tokenizer is not None:
+                self.text_tokenizer.save(folder)
             return
         for path in sorted(self.path.iterdir()):
             is_copied = path.suffix in _COPIED or path.name.startswith("LICENSE")
@@ -56,7 +56,11 @@ def opened(path: Path) -> Iterator[Source]:
     """Open a folder or a GGUF file. Raises ValueError, telling all that is wrong, for one that is not whole."""
     if path.is_file() and path.suffix == ".gguf":
         file = read_gguf(path)
-        yield Source(path, file.tensors, dict(file.published), file)
+        try:
+            tokenizer = text_tokenizer(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        yield Source(path, file.tensors, dict(file.published), file, tokenizer)
         return
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder; give one with config.json and safetensors files, or a .gguf file")

@@ -1,6 +1,7 @@
 """GGUF as the target and as the source of a conversion; what the format itself can hold is tested in test_gguf.py."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -227,3 +228,15 @@ def test_a_gguf_file_that_is_no_source_is_refused_with_the_rule(tmp_path, gguf_s
     with pytest.raises(ValueError, match=r"model\.bin is not a folder; give one with .* or a \.gguf file"):
         convert(tmp_path / "model.bin", tmp_path / "new", "f32")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_gguf_file_whose_tokenizer_can_not_be_written_is_refused_before_its_tensors(
+    tmp_path, network, tokenizer, monkeypatch
+):
+    save_model(tmp_path / "saved", network, tokenizer=tokenizer)
+    path = tmp_path / "saved/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": network.config.vocab_size - 1}))
+    convert_to_gguf(tmp_path / "saved", tmp_path / "model.gguf", "f16")
+    with pytest.raises(ValueError, match=r"model\.gguf: its tokenizer has no token of the ids"):
+        convert(tmp_path / "model.gguf", tmp_path / "new", "f32")
+    assert {path.name for path in tmp_path.iterdir()} == {"saved", "model.gguf"}
