@@ -218,6 +218,8 @@ def test_tokenizer_and_template_of_a_gguf_file_come_along(tmp_path, network, tok
     assert (read.bos_id, read.eos_id) == (tokenizer.bos_id, tokenizer.eos_id)
     chat = [Message("user", "고래 12 + 7 = ? 鲸鱼 <think>")]
     assert read.encode_chat(chat) == tokenizer.encode_chat(chat)
+    convert_to_gguf(tmp_path / "model.gguf", tmp_path / "same.gguf", "f16")
+    assert (tmp_path / "same.gguf").read_bytes() == (tmp_path / "model.gguf").read_bytes()
 
 
 def test_a_gguf_file_that_is_no_source_is_refused_with_the_rule(tmp_path, gguf_source):
