@@ -1,5 +1,6 @@
 # Everything happens in .venv, pinned by constraints.txt. `make setup` needs Python 3.11 or newer, and network once;
-# the rest works without network, from any folder (make -C) and any number of times.
+# so does `make test-slow`, and a C++ compiler: the judge of GGUF files is compiled there. The rest works without
+# network, from any folder (make -C) and any number of times.
 
 # The first Python that is new enough; `make setup PYTHON=...` names another.
 CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11
@@ -13,6 +14,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 INSTALLED := .venv/installed
+JUDGE := .venv/llama-cpp
+
+# llama.cpp in a few minutes: for this machine's instructions, without what the tests do not call. Where cmake and ninja
+# are missing, pip brings them.
+JUDGE_BUILD := -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/tests/checkpoint/llama_cpp.cmake \
+	-DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF \
+	-DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF -DGGML_CPU_REPACK=OFF
 
 .PHONY: setup run check test test-slow wheel
 
@@ -26,6 +34,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@"$(PYTHON)" -m venv .venv || { echo "$(PYTHON) can not make a virtual environment;" \
 		"on Debian and Ubuntu install its venv package, such as python3-venv" >&2; exit 1; }
 	.venv/bin/python -m pip install --editable '.[dev]'
+	@touch $@
+
+$(JUDGE): $(INSTALLED)
+	@for compiler in $$CXX c++ g++ clang++; do command -v $$compiler >/dev/null && exit 0; done; \
+		echo "make test-slow compiles llama.cpp and found no C++ compiler (c++, g++, clang++);" \
+		"install one, on Debian and Ubuntu with apt-get install g++" >&2; exit 1
+	CMAKE_ARGS="$(JUDGE_BUILD)" .venv/bin/python -m pip install --editable '.[dev,llama-cpp]'
 	@touch $@
 
 run: setup
@@ -43,7 +58,7 @@ test test-slow: export HF_HUB_OFFLINE := 1
 test: setup
 	.venv/bin/pytest -m "not slow"
 
-test-slow: setup
+test-slow: setup $(JUDGE)
 	.venv/bin/pytest -m slow
 
 # Built anew, since setuptools puts what an older build left behind into the wheel.

@@ -25,10 +25,10 @@ from gorae.checkpoint.convert_record import (
 from gorae.checkpoint.convert_source import Source, opened
 from gorae.checkpoint.folder import flush
 from gorae.checkpoint.fp8 import (
-    BLOCK,
     POWERS_OF_TWO,
     SCALES,
     is_scales,
+    quantization_config,
     quantize,
     read_widened,
     scales_shape,
@@ -204,12 +204,7 @@ def _require_convertible(source: Source, to: WeightType, *, powers_of_two: bool)
 def _converted_config(config: dict[str, Any], to: WeightType, *, powers_of_two: bool) -> dict[str, Any]:
     config = dict(config)
     if to == "fp8":
-        new = {
-            "activation_scheme": "dynamic",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            "weight_block_size": [BLOCK, BLOCK],
-        } | ({"scale_fmt": POWERS_OF_TWO} if powers_of_two else {})
+        new = quantization_config(powers_of_two=powers_of_two)
         config["quantization_config"] = config.get("quantization_config") or new
         return config
     config.pop("quantization_config", None)

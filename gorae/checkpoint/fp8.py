@@ -5,6 +5,7 @@ partial. Scales may be restricted to powers of two ("ue8m0"). DeepSeek-V3 (arXiv
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +13,24 @@ from torch import Tensor
 
 from gorae.checkpoint.safetensors import Layout
 from gorae.checkpoint.shards import Shards, Tensors
+from gorae.kernels import BLOCK, BlockScaled, Weight, bands
 
-BLOCK = 128
 SCALES = "_scale_inv"  # what the name of the scales adds to that of the weight
 POWERS_OF_TWO = "ue8m0"
 
 _LARGEST = 448.0  # of float8_e4m3fn
 _SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 _BAND_ROWS = 8 * BLOCK  # worked on at a time, so that float32 copies stay small
+
+
+def quantization_config(*, powers_of_two: bool) -> dict[str, Any]:
+    """What config.json says of a checkpoint in this format."""
+    told = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]}
+    return told | ({"scale_fmt": POWERS_OF_TWO} if powers_of_two else {})
+
+
+def are_powers_of_two(scales: Tensor) -> bool:
+    return bool((torch.frexp(scales).mantissa == 0.5).all())
 
 
 def scales_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -34,7 +45,7 @@ def quantize(weight: Tensor, name: str, *, powers_of_two: bool = False) -> tuple
     """
     values = torch.empty(weight.shape, dtype=torch.float8_e4m3fn)
     scales = torch.empty(scales_shape(tuple(weight.shape)))
-    for rows, bands in _bands(weight.shape[0]):
+    for rows, blocks in _bands(weight.shape[0]):
         band = weight[rows].float()
         largest = _blockwise_largest(band)
         if not largest.isfinite().all():
@@ -42,8 +53,8 @@ def quantize(weight: Tensor, name: str, *, powers_of_two: bool = False) -> tuple
                 f"{name} has elements that are not finite numbers, which FP8 can not hold; mend the source"
             )
         scale = torch.where(largest > 0, (largest / _LARGEST).clamp_min(_SMALLEST_SCALE), 1.0)
-        scales[bands] = _rounded_up_to_power_of_two(scale) if powers_of_two else scale
-        scaled = band / _spread(scales[bands], band)
+        scales[blocks] = _rounded_up_to_power_of_two(scale) if powers_of_two else scale
+        scaled = band / _spread(scales[blocks], band)
         values[rows] = scaled.clamp_(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
     return values, scales
 
@@ -54,11 +65,10 @@ def widen(values: Tensor, scales: Tensor, name: str) -> Tensor:
     Raises ValueError, calling the matrix `name`, if a scale is not a finite positive number.
     """
     require_scales(scales, name)
-    weight = torch.empty(values.shape)
-    for rows, bands in _bands(values.shape[0]):
-        band = weight[rows]
-        band.copy_(values[rows])
-        band.mul_(_spread(scales[bands], band))
+    weight, begin = torch.empty(values.shape), 0
+    for band in bands(BlockScaled(values, scales)):
+        weight[begin : begin + len(band)] = band
+        begin += len(band)
     return weight
 
 
@@ -66,6 +76,12 @@ def read_widened(shards: Tensors, name: str) -> Tensor:
     """A tensor of a checkpoint, widened to float32 if it is held in FP8."""
     tensor = shards.tensor(name)
     return widen(tensor, shards.tensor(name + SCALES), name) if name + SCALES in shards else tensor
+
+
+def read_kept(shards: Shards, name: str) -> Weight:
+    """A tensor of a checkpoint as it is stored, mapped to stay."""
+    tensor = shards.tensor(name, keep=True)
+    return BlockScaled(tensor, shards.tensor(name + SCALES, keep=True)) if name + SCALES in shards else tensor
 
 
 def is_scales(shards: Tensors, name: str) -> bool:

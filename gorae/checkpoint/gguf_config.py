@@ -276,6 +276,8 @@ def _latent_keys(published: Mapping[str, Any]) -> dict[str, Any]:
         "attention.value_length": latent,
         "attention.key_length_mla": published["qk_nope_head_dim"] + rotary,
         "attention.value_length_mla": published["v_head_dim"],
+        # 0: queries come from the model width; without the key llama.cpp takes only models of 26 and 27 layers
+        "attention.q_lora_rank": published.get("q_lora_rank") or 0,
         "attention.kv_lora_rank": latent,
         "rope.dimension_count": rotary,
         "expert_shared_count": published.get("n_shared_experts") or 0,
@@ -285,8 +287,6 @@ def _latent_keys(published: Mapping[str, Any]) -> dict[str, Any]:
         "expert_group_count": published.get("n_group") or 1,
         "expert_group_used_count": published.get("topk_group") or 1,
     }
-    if published.get("q_lora_rank") is not None:
-        keys["attention.q_lora_rank"] = published["q_lora_rank"]
     return keys
 
 
@@ -353,6 +353,12 @@ def _require_sayable(published: Mapping[str, Any]) -> None:
     mscale, for_all = scaling.get("mscale") or 1.0, scaling.get("mscale_all_dim") or 0.0
     if mscale != (for_all or 1.0):
         raise ValueError(f"mscale={mscale} differs from mscale_all_dim={for_all}; GGUF has one value for both")
+    if kind == "yarn" and is_latent != bool(for_all):
+        rule = "always has" if is_latent else "never has"
+        raise ValueError(
+            f"mscale_all_dim={for_all or None} of a {published['model_type']} can not be written as GGUF, "
+            f"whose YaRN {rule} one there"
+        )
     if scaling.get("attention_factor") is not None:
         raise ValueError("attention_factor in rope_scaling can not be written as GGUF")
     for key in ("mlp_bias", "use_sliding_window", "quantization_config"):

@@ -19,10 +19,16 @@ class Inspection:
     config: ModelConfig
     parameters: Parameters
     bytes_of: dict[tuple[str, str], int]
+    is_mapped: bool  # whether `load` can leave the weights as they are stored
+
+    @property
+    def stored_bytes(self) -> int:
+        """What lies on the disk."""
+        return sum(self.bytes_of.values())
 
     @property
     def network_bytes(self) -> int:
-        """What the network takes in memory, where every weight is float32."""
+        """What the network takes in memory with every weight in float32."""
         return 4 * self.parameters.total
 
     @property
@@ -52,4 +58,5 @@ def inspect(path: str | PathLike[str]) -> Inspection:
                 layout = shards.layout(name)
                 sizes[kind_of(name), layout.type_name] += layout.num_bytes
     config = from_published(published)
-    return Inspection(published["model_type"], config, count_parameters(config, with_mtp=True), dict(sizes))
+    parameters = count_parameters(config, with_mtp=True)
+    return Inspection(published["model_type"], config, parameters, dict(sizes), is_mapped=found.suffix != ".gguf")

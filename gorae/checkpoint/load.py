@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from gorae.checkpoint.weights import fill_network, read_network
 from gorae.config import ModelConfig, from_published
 from gorae.model import Network
 from gorae.text import CHAT_TEMPLATE, PAD, SpecialTokens, Tokenizer
+
+Held = Literal["stored", "float32"]
 
 
 @dataclass(frozen=True)
@@ -37,25 +40,31 @@ class Model:
         return self.network.logits(self.network(ids_T[None]).hidden_BTD[0])
 
 
-def load(path: str | PathLike[str], mode: str = "exact") -> Model:
-    """Load a folder or a Hugging Face id, with config.json and safetensors, or a GGUF file; weights become float32.
+def load(path: str | PathLike[str], mode: str = "exact", *, weights: Held = "stored") -> Model:
+    """Load a folder or a Hugging Face id, with config.json and safetensors, or a GGUF file.
+
+    "stored" `weights` stay as the folder has them, FP8 too: they are mapped, and a page is read when it is first used.
+    Such a network computes and does not learn. "float32" makes them parameters in memory, as those of a GGUF file
+    always become; both compute the same bits.
 
     The network is in evaluation mode. Raises ValueError, naming the file and what is wrong with it. A folder whose
     config.json has MTP modules and whose weights have none at all loads without them: logits do not depend on them.
     """
     if mode != "exact":
         raise ValueError(f"mode={mode!r}: fast mode comes with quantised kernels and is not there yet; use 'exact'")
+    if weights not in get_args(Held):
+        raise ValueError(f"weights={weights!r} must be one of {', '.join(map(repr, get_args(Held)))}")
     settle(Path(path).resolve())
     found = resolve(path)
     if not found.is_dir() and found.suffix != ".gguf":
         raise ValueError(f"{path} is not a folder; give one with config.json and model.safetensors, or a .gguf file")
-    network, tokenizer = _from_folder(found) if found.is_dir() else _from_gguf(found)
+    network, tokenizer = _from_folder(found, keep=weights == "stored") if found.is_dir() else _from_gguf(found)
     require_fitting(tokenizer, network.config, found)
     return Model(network.eval(), network.config, tokenizer)
 
 
-def _from_folder(folder: Path) -> tuple[Network, Tokenizer | None]:
-    network = read_network(folder, _read_config(folder))
+def _from_folder(folder: Path, *, keep: bool) -> tuple[Network, Tokenizer | None]:
+    network = read_network(folder, _read_config(folder), keep=keep)
     return network, Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
 
 

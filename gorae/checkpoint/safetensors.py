@@ -9,6 +9,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -90,18 +91,29 @@ class TensorFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def tensor(self, name: str) -> Tensor:
-        """The tensor, mapped: pages are read when touched and belong to it alone; writing to it changes no file."""
+    def tensor(self, name: str, *, keep: bool = False) -> Tensor:
+        """The tensor, mapped: pages are read when touched, and writing to it changes no file.
+
+        The pages belong to it alone and go with it, or with `keep` to the whole file: systems allow few maps.
+        """
         (dtype, shape), begin = self.entries[name]
         num_bytes = self.entries[name].layout.num_bytes
         if num_bytes == 0:
             return torch.empty(shape, dtype=dtype)
-        before = begin % mmap.ALLOCATIONGRANULARITY
-        pages = mmap.mmap(self._file.fileno(), before + num_bytes, access=mmap.ACCESS_COPY, offset=begin - before)
-        raw = torch.frombuffer(pages, dtype=torch.uint8, count=num_bytes, offset=before)
+        first = 0 if keep else begin - begin % mmap.ALLOCATIONGRANULARITY
+        pages = self._whole if keep else self._map(first, begin + num_bytes - first)
+        raw = torch.frombuffer(pages, dtype=torch.uint8, count=num_bytes, offset=begin - first)
         if begin % dtype.itemsize:
             raw = raw.clone()  # the format allows odd places, torch does not
         return raw.view(dtype).view(shape)
+
+    @cached_property
+    def _whole(self) -> mmap.mmap:
+        return self._map(0, 0)
+
+    def _map(self, begin: int, num_bytes: int) -> mmap.mmap:
+        """Bytes of the file from a page's first on; 0 stands for all of them."""
+        return mmap.mmap(self._file.fileno(), num_bytes, access=mmap.ACCESS_COPY, offset=begin)
 
 
 def write_file(path: Path, layouts: Mapping[str, Layout], tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from gorae.checkpoint.folder import replacing
 from gorae.checkpoint.load import require_fitting
 from gorae.checkpoint.shards import INDEX, MAX_SHARD_BYTES, WEIGHTS
-from gorae.checkpoint.weights import write_weights
+from gorae.checkpoint.weights import quantization, write_weights
 from gorae.config import to_published
 from gorae.model import Network
 from gorae.text import Tokenizer
@@ -34,7 +34,9 @@ def save_model(
     require_fitting(tokenizer, network.config, folder)
     _require_replaceable(folder)
     with replacing(folder) as partial:
-        _write_json(partial / "config.json", to_published(network.config))
+        stored = quantization(network)
+        published = to_published(network.config) | ({"quantization_config": stored} if stored else {})
+        _write_json(partial / "config.json", published)
         _write_json(partial / "generation_config.json", _generation(network))
         write_weights(partial, network, max_shard_bytes=max_shard_bytes)
         if tokenizer is not None:

@@ -76,9 +76,9 @@ class Shards:
     def layout(self, name: str) -> Layout:
         return self._file_of[name].entries[name].layout
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str, *, keep: bool = False) -> Tensor:
         """The tensor, mapped (see `TensorFile.tensor`)."""
-        return self._file_of[name].tensor(name)
+        return self._file_of[name].tensor(name, keep=keep)
 
 
 def plan_shards(sizes: Mapping[str, int], max_shard_bytes: int) -> dict[str, list[str]]:

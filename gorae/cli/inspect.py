@@ -27,13 +27,21 @@ def describe(found: Inspection) -> list[tuple[str, str]]:
         ("parameters", f"{format_count(parameters.total)}, of which a token uses {format_count(parameters.active)}"),
         ("positions", f"{config.max_positions:,}"),
         *((f"{kind}, {type_name}", format_bytes(size)) for (kind, type_name), size in sorted(found.bytes_of.items())),
-        ("on the disk", format_bytes(sum(found.bytes_of.values()))),
+        ("on the disk", format_bytes(found.stored_bytes)),
         ("cache a token", format_bytes(found.cache_bytes_per_token)),
     ]
     if found.latent_bytes_per_token is not None:
         lines.append(("latent a token, bfloat16", format_bytes(found.latent_bytes_per_token)))
-    fits = found.network_bytes < available
-    room = max(0, available - found.network_bytes) // found.cache_bytes_per_token
-    lines.append(("in memory, float32", f"{format_bytes(found.network_bytes)} of {format_bytes(available)} available"))
-    lines.append(("fits here", f"yes, with a cache of {format_count(room)} tokens beside it" if fits else "no"))
+    ways = [("in float32, to train", found.network_bytes)]
+    if found.is_mapped:
+        ways.insert(0, ("as stored, to compute", found.stored_bytes))
+    lines.append(("memory available", format_bytes(available)))
+    lines += ((way, _verdict(size, available, found.cache_bytes_per_token)) for way, size in ways)
     return lines
+
+
+def _verdict(size: int, available: int, cache_bytes_per_token: int) -> str:
+    if size > available:
+        return f"{format_bytes(size)}: does not fit here"
+    room = (available - size) // cache_bytes_per_token
+    return f"{format_bytes(size)}: fits, with a cache of {format_count(room)} tokens beside it"

@@ -13,10 +13,15 @@ from gorae.kernels.routing import Routing, expert_load, route
 from gorae.kernels.sigmoid import sigmoid
 from gorae.kernels.swiglu import swiglu
 from gorae.kernels.tiles import whole_pages
+from gorae.kernels.weights import BLOCK, BlockScaled, Weight, bands
 
 __all__ = [
+    "BLOCK",
+    "BlockScaled",
     "Routing",
+    "Weight",
     "attention",
+    "bands",
     "expert_load",
     "expert_mlp",
     "linear",

@@ -25,7 +25,11 @@ class Features(NamedTuple):
 
 
 class Network(nn.Module):
-    """A network of the configured shape on one device; weights are drawn from `seed`. Its head may be its embedding."""
+    """A network of the configured shape on one device; weights are drawn from `seed`. Its head may be its embedding.
+
+    It computes in float32. Where it is not to learn, a parameter may be replaced by what `gorae.kernels` takes in its
+    place: a tensor in a narrower type, FP8 with its scales, a list of matrices instead of the stacked experts.
+    """
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
@@ -60,13 +64,16 @@ class Network(nn.Module):
 
     def run_blocks(self, token_ids_BT: Tensor, start_B: Tensor, memories: list[LayerMemory] | None = None) -> Features:
         angles, mask_B1TS = self.places(start_B, token_ids_BT.shape[1], whole=memories is not None)
-        x_BTD = F.embedding(token_ids_BT, self.embedding_WD)
+        x_BTD = self.embed(token_ids_BT)
         routings = []
         for layer, block in enumerate(self.blocks):
             x_BTD, routing = block(x_BTD, angles, mask_B1TS, memories[layer] if memories else None)
             if routing is not None:
                 routings.append(routing)
         return Features(rms_norm(x_BTD, self.norm_D, self.config.norm_eps), routings)
+
+    def embed(self, token_ids_BT: Tensor) -> Tensor:
+        return F.embedding(token_ids_BT, self.embedding_WD).float()
 
     def places(self, start_B: Tensor, num_tokens: int, *, whole: bool = False) -> tuple[Tensor, Tensor]:
         """Rotary angles [2, B, 1, T, R/2] and causal mask [B, 1, T, S] of `num_tokens` tokens from each start.
@@ -90,7 +97,7 @@ class Network(nn.Module):
         predictions = []
         hidden = features.hidden_BTD
         for depth, module in enumerate(self.mtp, start=1):
-            following = F.embedding(token_ids_BT[:, depth:], self.embedding_WD)
+            following = self.embed(token_ids_BT[:, depth:])
             angles, mask = self.places(torch.zeros(1, dtype=torch.long), following.shape[1])
             hidden, routing = module(hidden[:, : following.shape[1]], following, angles, mask)
             predictions.append(Features(hidden, [routing]))

@@ -92,7 +92,7 @@ def fine_tune(
     folder: Path, meter: Meter, *, start: Path, examples: Sequence[Example], wanted: TuneSettings, seed: int
 ) -> None:
     """Imitate examples, from the model in `start`."""
-    model = load_chat_model(start)
+    model = load_chat_model(start, trainable=True)
     trainer = Trainer(
         folder.name,
         model.network,
@@ -149,7 +149,7 @@ def reinforce(
     Sampling and learning share one network object, so weights need no copying.
     """
     wanted = settings.rl
-    model, reference = load_chat_model(start), load_chat_model(start).network
+    model, reference = load_chat_model(start, trainable=True), load_chat_model(start).network
     engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
     sealed = sealed_items(settings.prepare).fingerprints

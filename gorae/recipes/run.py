@@ -81,9 +81,9 @@ class ChatModel:
     tokenizer: Tokenizer
 
 
-def load_chat_model(path: Path) -> ChatModel:
+def load_chat_model(path: Path, *, trainable: bool = False) -> ChatModel:
     """Load a folder. Raises ValueError if it has no tokenizer, since nothing could be asked of it."""
-    model = load(path)
+    model = load(path, weights="float32" if trainable else "stored")
     if model.tokenizer is None:
         raise ValueError(f"{path} has no tokenizer.json, and a chat needs one; give a folder that has it")
     return ChatModel(model.network, model.config, model.tokenizer)

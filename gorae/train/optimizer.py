@@ -36,6 +36,11 @@ class HybridOptimizer:
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], settings: OptimizerSettings) -> None:
         self.settings = settings
         self.parameters = {name: parameter for name, parameter in parameters if parameter.requires_grad}
+        if not self.parameters:
+            raise ValueError(
+                "there is no parameter to train: a network whose weights stay as stored does not learn; load it with "
+                "weights='float32'"
+            )
         self.matrices: dict[torch.Size, list[str]] = defaultdict(list)
         for name, parameter in self.parameters.items():
             if settings.matrix_lr is not None and is_matrix(name, parameter):

@@ -1,15 +1,23 @@
-"""What `convert` writes, `load` reads: the same network, up to what the format rounds away."""
+"""What `convert` writes, `load` reads: the same network, up to what the format rounds away.
 
+Weights that stay as they are stored compute the bits of those in float32, in the memory of the pages touched.
+"""
+
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gorae.checkpoint import convert, convert_to_gguf, load, save_model
 from gorae.checkpoint.fp8 import quantize, widen
 from gorae.config import ModelConfig, RopeScaling
+from gorae.kernels import BlockScaled
 from gorae.model import Network
 from gorae.text import Message, Tokenizer
+from gorae.train import HybridOptimizer, OptimizerSettings
 
 V3 = ModelConfig(
     vocab_size=300,
@@ -83,7 +91,7 @@ def saved(request, tmp_path):
 
 def test_fp8_loads_as_the_weights_it_stands_for(saved, tmp_path):
     convert(saved, tmp_path / "fp8", "fp8")
-    exact, rounded = load(saved), load(tmp_path / "fp8")
+    exact, rounded = (load(folder, weights="float32") for folder in (saved, tmp_path / "fp8"))
     assert rounded.config == exact.config
     changed = 0
     for name, tensor in rounded.network.state_dict().items():
@@ -119,7 +127,10 @@ def test_a_folder_made_of_a_gguf_file_loads_with_the_same_logits(saved, tmp_path
 @pytest.mark.parametrize(("to", "largest"), [("q8_0", 0.01), ("q4_0", 0.1)])
 def test_a_quantised_gguf_file_loads_with_weights_as_near_as_its_steps_are_fine(saved, tmp_path, to, largest):
     convert_to_gguf(saved, tmp_path / "model.gguf", to)
-    exact, read = load(saved).network.state_dict(), load(tmp_path / "model.gguf").network.state_dict()
+    exact, read = (
+        load(saved, weights="float32").network.state_dict(),
+        load(tmp_path / "model.gguf", weights="float32").network.state_dict(),
+    )
     errors = {name: ((read[name] - exact[name]).norm() / exact[name].norm()).item() for name in exact}
     assert max(errors.values()) < largest
     assert errors["embedding_WD"] > 0, "nothing was quantised"
@@ -142,3 +153,83 @@ def test_a_gguf_file_that_is_there_is_not_replaced(saved, tmp_path):
     with pytest.raises(ValueError, match=r"must be a file whose name ends in \.gguf"):
         convert_to_gguf(saved, tmp_path / "model", "f16")
     assert (tmp_path / "model.gguf").read_text() == "mine"
+
+
+@pytest.fixture(params=["f32", "bf16", "float16", "fp8", "ue8m0"])
+def held(request, tmp_path, saved):
+    """A checkpoint of every architecture in every type."""
+    if request.param == "float16":
+        tensors = load_file(saved / "model.safetensors")
+        save_file({name: tensor.half() for name, tensor in tensors.items()}, saved / "model.safetensors")
+        return saved
+    to = request.param.replace("ue8m0", "fp8")
+    convert(saved, tmp_path / "stored", to, powers_of_two=request.param == "ue8m0")
+    return tmp_path / "stored"
+
+
+def test_the_logits_are_bit_for_bit_those_of_weights_in_float32(held):
+    assert torch.equal(load(held).logits(TOKENS), load(held, weights="float32").logits(TOKENS))
+
+
+def test_saved_again_the_files_hold_the_same_bytes(held, tmp_path):
+    save_model(tmp_path / "again", load(held).network)
+    before, after = (load_file(path / "model.safetensors") for path in (held, tmp_path / "again"))
+    assert before.keys() == after.keys()
+    assert all(
+        tensor.dtype == after[name].dtype and torch.equal(tensor.view(torch.uint8), after[name].view(torch.uint8))
+        for name, tensor in before.items()
+    )
+    assert torch.equal(load(tmp_path / "again").logits(TOKENS), load(held).logits(TOKENS))
+
+
+def test_they_stay_in_the_type_they_are_stored_in(saved, tmp_path):
+    convert(saved, tmp_path / "fp8", "fp8")
+    network = load(tmp_path / "fp8").network
+    assert isinstance(network.blocks[0].attention.output_DHV, BlockScaled)
+    assert network.blocks[0].attention.output_DHV.values.dtype == torch.float8_e4m3fn
+    assert not list(network.parameters())
+
+
+def test_they_do_not_learn_and_the_error_says_what_to_do(saved):
+    with pytest.raises(ValueError, match="load it with weights='float32'"):
+        HybridOptimizer(load(saved).network.named_parameters(), OptimizerSettings())
+
+
+def test_a_file_that_is_replaced_does_not_change_a_network_that_is_loaded(saved, tmp_path):
+    model = load(saved)
+    before = model.logits(TOKENS)
+    other = load(saved, weights="float32").network
+    other.draw_weights(seed=99)
+    save_model(saved, other)
+    assert torch.equal(model.logits(TOKENS), before)
+    assert not torch.equal(load(saved).logits(TOKENS), before)
+
+
+MEMORY = """
+import sys
+from gorae.checkpoint import load
+
+def resident(kind):
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(kind))
+
+load(sys.argv[1]).logits([1])
+before = resident("RssAnon"), resident("RssFile")
+model = load(sys.argv[2])
+after_loading = resident("RssAnon"), resident("RssFile")
+model.logits([1])
+after_a_token = resident("RssAnon"), resident("RssFile")
+print(*(new - old for new, old in zip(after_loading, before)), *(new - old for new, old in zip(after_a_token, before)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_memory_in_use_is_that_of_the_pages_touched(saved, tmp_path):
+    config = replace(V3, model_dim=256, expert_dim=512, num_experts=64, num_active_experts=2)
+    save_model(tmp_path / "wide", Network(config))
+    convert(tmp_path / "wide", tmp_path / "bf16", "bf16")
+    all_bytes = (tmp_path / "bf16" / "model.safetensors").stat().st_size
+    printed = subprocess.check_output([sys.executable, "-c", MEMORY, str(saved), str(tmp_path / "bf16")], text=True)
+    loaded_anonymous, loaded_mapped, used_anonymous, used_mapped = map(int, printed.split())
+    assert all_bytes > 90e6
+    assert loaded_anonymous + loaded_mapped < 0.1 * all_bytes
+    assert used_anonymous + used_mapped < 0.4 * all_bytes, "a token uses 2 experts of 64"

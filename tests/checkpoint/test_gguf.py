@@ -529,6 +529,8 @@ def test_blocks_of_tiny_and_of_wide_values_are_quantised_without_overflow(tmp_pa
     [
         ("llama", {"model_type": "mistral"}, "model_type='mistral'"),
         ("v3", {"rope_scaling": {**YARN, "mscale": 1.0}}, "mscale=1.0 differs from mscale_all_dim=0.707"),
+        ("v3", {"rope_scaling": {**YARN, "mscale": None, "mscale_all_dim": None}}, "whose YaRN always has one there"),
+        ("qwen2", {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "whose YaRN never has one there"),
         ("qwen2", {"rope_scaling": LLAMA3}, "rope type 'llama3'"),
         ("llama", {"mlp_bias": True}, "mlp_bias=True"),
         ("v3", {"moe_layer_freq": 2}, "moe_layer_freq=2"),

@@ -53,7 +53,13 @@ DEEPSEEK = {
     "topk_method": "noaux_tc",
     "norm_topk_prob": True,
     "routed_scaling_factor": 2.5,
-    "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
 }
 
 

@@ -38,7 +38,7 @@ def same_tensors(left: Network, right: Network) -> bool:
 
 
 def test_what_was_saved_is_loaded_to_the_last_bit(folder, network, config):
-    model = load(str(folder))
+    model = load(str(folder), weights="float32")
     assert same_tensors(model.network, network)
     assert model.config == config
     assert model.tokenizer is None
@@ -77,9 +77,14 @@ def test_a_tokenizer_in_the_folder_comes_along(tmp_path, network, tokenizer):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_width_tensors_are_widened_to_float32(folder, network, dtype):
     change_tensors(folder, lambda tensors: tensors.update({name: held.to(dtype) for name, held in tensors.items()}))
-    loaded = load(folder).network
+    loaded = load(folder, weights="float32").network
     assert all(held.dtype == torch.float32 for held in loaded.state_dict().values())
     assert same_tensors(loaded, network.to(dtype).float())
+
+
+def test_weights_are_held_in_one_of_two_ways(folder):
+    with pytest.raises(ValueError, match="weights='bf16' must be one of 'stored', 'float32'"):
+        load(folder, weights="bf16")
 
 
 def test_fast_mode_is_refused_as_not_there_yet(folder):
@@ -160,7 +165,7 @@ def test_mtp_modules_need_not_repeat_embedding_and_head(folder, network):
             del tensors[f"model.layers.{layer}.shared_head.head.weight"]
 
     change_tensors(folder, drop_copies)
-    assert same_tensors(load(folder).network, network)
+    assert same_tensors(load(folder, weights="float32").network, network)
 
 
 def test_an_mtp_module_with_a_head_of_its_own_is_refused(folder):

@@ -13,7 +13,7 @@ from gorae.config import from_published
 
 def which(folder: Path, networks) -> int:
     """The place in `networks` of the one that `folder` holds."""
-    found = load(folder).network.state_dict()
+    found = load(folder, weights="float32").network.state_dict()
     (place,) = [
         place
         for place, network in enumerate(networks)

@@ -1,22 +1,28 @@
 """The definition of the routed experts in plain torch: sort the choices by expert, one product an expert, put back."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from gorae.kernels.linear.reference import linear_reference
 from gorae.kernels.swiglu.reference import swiglu_reference
+from gorae.kernels.weights import Weight
+
+Experts = Tensor | Sequence[Weight]
 
 
 def expert_mlp_reference(
-    x_ND: Tensor, experts_NA: Tensor, weights_NA: Tensor, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor
+    x_ND: Tensor, experts_NA: Tensor, weights_NA: Tensor, gate_EFD: Experts, up_EFD: Experts, down_EDF: Experts
 ) -> Tensor:
     num_active = experts_NA.shape[-1]
     order = experts_NA.flatten().argsort(stable=True)
-    load = experts_NA.flatten().bincount(minlength=gate_EFD.shape[0]).tolist()
+    load = experts_NA.flatten().bincount(minlength=len(gate_EFD)).tolist()
     inputs = x_ND.index_select(0, order // num_active).split(load)
     outputs = [
         linear_reference(swiglu_reference(linear_reference(rows, gate), linear_reference(rows, up)), down)
         for rows, gate, up, down in zip(inputs, gate_EFD, up_EFD, down_EDF, strict=True)
+        if len(rows) or not len(x_ND)
     ]
     outputs_NAD = torch.cat(outputs).index_select(0, order.argsort()).unflatten(0, experts_NA.shape)
     y_ND = outputs_NAD[:, 0] * weights_NA[:, :1]

@@ -1,0 +1,72 @@
+"""A weight held in a narrower type stands for the float32 matrix of the same values, to the bit."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from gorae.kernels import BLOCK, BlockScaled, bands, expert_mlp, weights
+
+SHAPES = [(1, 1), (7, 130), (128, 128), (300, 77), (513, 40)]
+
+
+def block_scaled(normal, num_rows: int, num_columns: int) -> BlockScaled:
+    scales = normal(-(-num_rows // BLOCK), -(-num_columns // BLOCK)).abs() + 0.1
+    return BlockScaled(normal(num_rows, num_columns).to(torch.float8_e4m3fn), scales)
+
+
+def element_by_element(weight: BlockScaled) -> Tensor:
+    """The definition, in float64."""
+    rows, columns = torch.meshgrid(*(torch.arange(size) // BLOCK for size in weight.shape), indexing="ij")
+    return weight.values.double() * weight.scales.double()[rows, columns]
+
+
+@pytest.fixture(params=[None, 3 * BLOCK * 40], ids=["one band", "several bands"])
+def band_elements(request, monkeypatch) -> None:
+    if request.param:
+        monkeypatch.setattr(weights, "_BAND_ELEMENTS", request.param)
+
+
+@pytest.mark.usefixtures("band_elements")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fp8_is_value_times_the_scale_of_its_block(normal, shape):
+    weight = block_scaled(normal, *shape)
+    assert torch.equal(torch.cat([*bands(weight)]), element_by_element(weight).float())
+
+
+def test_every_code_of_e4m3_is_widened_as_pytorch_widens_it():
+    numbers = torch.tensor([code for code in range(256) if code & 0x7F != 0x7F], dtype=torch.uint8)
+    for codes in (numbers, torch.arange(256, dtype=torch.uint8)):  # without the two codes of NaN, and with them
+        values = codes.view(torch.float8_e4m3fn)[None]
+        (widened,) = bands(BlockScaled(values, torch.ones(1, 2)))
+        torch.testing.assert_close(widened, values.float(), rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(widened.signbit(), values.float().signbit())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_product_has_the_bits_of_one_with_float32_weights(doors, normal, dtype, shape):
+    weight = block_scaled(normal, *shape) if dtype == torch.float8_e4m3fn else normal(*shape).to(dtype)
+    x = normal(5, shape[1])
+    assert torch.equal(doors.linear(x, weight), doors.linear(x, torch.cat([*bands(weight)])))
+
+
+def test_a_product_in_several_bands_is_that_in_one(doors, normal, monkeypatch):
+    weight, x = block_scaled(normal, 513, 40), normal(5, 40)
+    whole = doors.linear(x, weight)
+    monkeypatch.setattr(weights, "_BAND_ELEMENTS", BLOCK * 40)
+    assert torch.equal(doors.linear(x, weight), whole)
+
+
+def test_experts_may_be_a_list_of_narrow_matrices(doors, normal):
+    experts = torch.tensor([[0, 2], [2, 3], [3, 0]])
+    narrow = [[block_scaled(normal, *shape) for _ in range(4)] for shape in ((130, 20), (130, 20), (20, 130))]
+    stacked = [torch.stack([torch.cat([*bands(one)]) for one in matrices]) for matrices in narrow]
+    x, shares = normal(3, 20), normal(3, 2)
+    assert torch.equal(doors.expert_mlp(x, experts, shares, *narrow), doors.expert_mlp(x, experts, shares, *stacked))
+
+
+def test_an_expert_that_no_token_chose_is_not_touched(normal):
+    matrices = [normal(8, 6), None, normal(8, 6)]
+    downs = [normal(6, 8), None, normal(6, 8)]
+    y = expert_mlp(normal(2, 6), torch.tensor([[0], [2]]), normal(2, 1), matrices, matrices, downs)
+    assert y.shape == (2, 6)
