@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gorae.checkpoint.fp8 import BLOCK, SCALES, quantize, scales_shape
-from gorae.checkpoint.kinds import is_kept_exact, is_projection, kind_of
-from gorae.checkpoint.names import places
+from gorae.checkpoint.fp8 import SCALES, quantization_config, quantize, scales_shape
+from gorae.checkpoint.names import is_kept_exact, is_projection, kind_of, places
 from gorae.checkpoint.safetensors import Layout, write_file
 from gorae.checkpoint.shards import MAX_SHARD_BYTES, plan_shards, write_index
 from gorae.config import ModelConfig, from_published
@@ -101,12 +100,7 @@ def _drawn(
 def _config(published: Mapping[str, Any], *, fp8: bool) -> dict[str, Any]:
     config = {key: value for key, value in published.items() if key != "quantization_config"}
     if fp8:
-        config["quantization_config"] = {
-            "activation_scheme": "dynamic",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            "weight_block_size": [BLOCK, BLOCK],
-        }
+        config["quantization_config"] = quantization_config(powers_of_two=False)
     return config | {"torch_dtype": "bfloat16"}
 
 

@@ -4,8 +4,9 @@ Nouns: `Model`, which `load` returns; training state, which is named tensors and
 live in `names.py`, those of GGUF in `gguf_names.py`. Knows no training and no request.
 """
 
-from gorae.checkpoint.convert import ConversionError, convert
+from gorae.checkpoint.convert import convert
 from gorae.checkpoint.convert_gguf import convert_to_gguf
+from gorae.checkpoint.convert_record import ConversionError
 from gorae.checkpoint.folder import locked
 from gorae.checkpoint.gguf_read import GgufFile, read_gguf
 from gorae.checkpoint.gguf_write import write_gguf
@@ -13,9 +14,11 @@ from gorae.checkpoint.hub import resolve
 from gorae.checkpoint.inspect import Inspection, inspect
 from gorae.checkpoint.load import Model, load
 from gorae.checkpoint.save import save_model
+from gorae.checkpoint.shards import MAX_SHARD_BYTES
 from gorae.checkpoint.state import load_state, save_state
 
 __all__ = [
+    "MAX_SHARD_BYTES",
     "ConversionError",
     "GgufFile",
     "Inspection",

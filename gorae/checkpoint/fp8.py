@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gorae.checkpoint.safetensors import Layout
-from gorae.checkpoint.shards import Shards
+from gorae.checkpoint.shards import Shards, Tensors
 from gorae.kernels import BLOCK, BlockScaled, Weight, bands
 
 SCALES = "_scale_inv"  # what the name of the scales adds to that of the weight
@@ -72,7 +72,7 @@ def widen(values: Tensor, scales: Tensor, name: str) -> Tensor:
     return weight
 
 
-def read_widened(shards: Shards, name: str) -> Tensor:
+def read_widened(shards: Tensors, name: str) -> Tensor:
     """A tensor of a checkpoint, widened to float32 if it is held in FP8."""
     tensor = shards.tensor(name)
     return widen(tensor, shards.tensor(name + SCALES), name) if name + SCALES in shards else tensor
@@ -84,7 +84,7 @@ def read_kept(shards: Shards, name: str) -> Weight:
     return BlockScaled(tensor, shards.tensor(name + SCALES, keep=True)) if name + SCALES in shards else tensor
 
 
-def is_scales(shards: Shards, name: str) -> bool:
+def is_scales(shards: Tensors, name: str) -> bool:
     """Whether a tensor of a checkpoint holds the scales of another."""
     return name.endswith(SCALES) and name.removesuffix(SCALES) in shards
 

@@ -20,6 +20,9 @@ from gorae.checkpoint.gguf_config import from_metadata, llama3_factors, rope_sca
 from gorae.checkpoint.gguf_header import Header, Stored, read_header
 from gorae.checkpoint.gguf_names import ROTARY_FACTORS, Entry, entries, fused_experts, is_latent_up, split_latent_up
 from gorae.checkpoint.gguf_tokenizer import ADD_BOS, read_tokenizer
+from gorae.checkpoint.safetensors import Layout
+from gorae.config import from_published
+from gorae.text import CHAT_TEMPLATE, SpecialTokens, Tokenizer
 
 # where in a block its float16 scales are
 _SCALES: dict[str, tuple[int, ...]] = {
@@ -41,6 +44,7 @@ _SIZES = {
     int(kind): (name, *gguf.GGML_QUANT_SIZES[kind])
     for name, kind in ((name, gguf.GGMLQuantizationType[name]) for name in _SCALES)
 }
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # of those that are not quantised
 _ELEMENTS_AT_ONCE = 1 << 22  # decoding needs some ten bytes an element beside its result
 
 
@@ -49,7 +53,7 @@ class GgufFile:
     """A file: `published` in the form of a config.json, tensors by published name, the tokenizer and its template."""
 
     published: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
+    tensors: "GgufTensors"
     tokenizer: tokenizers.Tokenizer | None
     chat_template: str | None
     begins_texts: bool  # False where it says that no BOS stands before a text
@@ -73,21 +77,31 @@ class GgufTensors(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without decoding it."""
-        return self._entries[name].shape
+    def layout(self, name: str) -> Layout:
+        """The shape of a tensor and the narrowest type that has its values: its own, float32 if it is quantised."""
+        entry = self._entries[name]
+        stored = {self._header.tensors[place].type_name for place in self._places(entry)}
+        return Layout(_DTYPES.get(stored.pop() if len(stored) == 1 else "", torch.float32), entry.shape)
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor in the type of its layout."""
+        return self[name].to(self.layout(name).dtype)
 
     def __getitem__(self, name: str) -> Tensor:
         """Decode a tensor. Raises ValueError if a scale or a value in it is not finite."""
         entry = self._entries[name]
-        if is_latent_up(entry.name) and entry.name not in self._header.tensors:
+        places = self._places(entry)
+        if len(places) > 1:
             return self._latent_up(entry)
         start, rows = self._rows(entry)
-        decoded = self._decode(self._stored(entry), start, rows).reshape(entry.shape)
+        decoded = self._decode(places[0], start, rows).reshape(entry.shape)
         return torch.from_numpy(_as_published(decoded, entry.rotary_heads))
 
-    def _stored(self, entry: Entry) -> str:
-        return entry.name if entry.name in self._header.tensors else fused_experts(entry.name)
+    def _places(self, entry: Entry) -> list[str]:
+        """The stored tensors that hold an entry: one, or both halves of a `kv_b_proj`."""
+        if entry.name in self._header.tensors:
+            return [entry.name]
+        return [*split_latent_up(entry.name)] if is_latent_up(entry.name) else [fused_experts(entry.name)]
 
     def _rows(self, entry: Entry) -> tuple[int, int]:
         """Where the rows of an entry begin in its stored tensor, and how many they are."""
@@ -99,10 +113,9 @@ class GgufTensors(Mapping[str, Tensor]):
         return (2 * entry.expert + (".ffn_up_exps." in entry.name)) * rows, rows
 
     def _latent_up(self, entry: Entry) -> Tensor:
-        key_name, value_name = split_latent_up(entry.name)
         keys, values = (
             self._decode(name, 0, self._num_rows(name)).reshape(self._header.tensors[name].shape)
-            for name in (key_name, value_name)
+            for name in self._places(entry)
         )
         return torch.from_numpy(np.concatenate([keys.swapaxes(1, 2), values], axis=1).reshape(entry.shape))
 
@@ -146,6 +159,21 @@ def read_gguf(path: str | PathLike[str]) -> GgufFile:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return GgufFile(published, tensors, tokenizer, template, header.metadata.get(ADD_BOS) is not False)
+
+
+def text_tokenizer(file: GgufFile) -> Tokenizer | None:
+    """The tokenizer of a file with its chat template, or ours if it has none.
+
+    Raises ValueError if it lacks the tokens that begin and end a text.
+    """
+    if file.tokenizer is None:
+        return None
+    config, library = from_published(file.published), file.tokenizer
+    bos, eos = (None if one is None else library.id_to_token(one) for one in (config.bos_id, config.eos_id))
+    if eos is None or (bos is None and config.bos_id is not None):
+        raise ValueError("its tokenizer has no token of the ids its metadata begins and ends a text with")
+    special = SpecialTokens.of(library, bos=bos, eos=eos, begins_texts=file.begins_texts)
+    return Tokenizer(library, chat_template=file.chat_template or CHAT_TEMPLATE, special_tokens=special)
 
 
 def _require_fitting(header: Header, published: Mapping[str, Any]) -> None:

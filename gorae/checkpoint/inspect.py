@@ -6,7 +6,7 @@ from os import PathLike
 
 from gorae.checkpoint.gguf_read import read_gguf
 from gorae.checkpoint.hub import resolve
-from gorae.checkpoint.kinds import kind_of
+from gorae.checkpoint.names import kind_of
 from gorae.checkpoint.shards import Shards, read_published
 from gorae.config import ModelConfig, Parameters, count_parameters, from_published
 

@@ -5,18 +5,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal, get_args
 
-import tokenizers
 import torch
 from torch import Tensor
 
 from gorae.checkpoint.folder import settle
-from gorae.checkpoint.gguf_read import read_gguf
+from gorae.checkpoint.gguf_read import read_gguf, text_tokenizer
 from gorae.checkpoint.hub import resolve
 from gorae.checkpoint.shards import read_published
 from gorae.checkpoint.weights import fill_network, read_network
 from gorae.config import ModelConfig, from_published
 from gorae.model import Network
-from gorae.text import CHAT_TEMPLATE, SpecialTokens, Tokenizer
+from gorae.text import Tokenizer
 
 Held = Literal["stored", "float32"]
 
@@ -72,24 +71,9 @@ def _from_folder(folder: Path, *, keep: bool) -> tuple[Network, Tokenizer | None
 def _from_gguf(path: Path) -> tuple[Network, Tokenizer | None]:
     file = read_gguf(path)
     try:
-        network = fill_network(from_published(file.published), file.tensors)
+        return fill_network(from_published(file.published), file.tensors), text_tokenizer(file)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if file.tokenizer is None:
-        return network, None
-    special = _special_tokens(file.tokenizer, network.config, path, begins_texts=file.begins_texts)
-    template = file.chat_template or CHAT_TEMPLATE
-    return network, Tokenizer(file.tokenizer, chat_template=template, special_tokens=special)
-
-
-def _special_tokens(
-    library: tokenizers.Tokenizer, config: ModelConfig, path: Path, *, begins_texts: bool
-) -> SpecialTokens:
-    """The tokens a GGUF file names by their ids."""
-    bos, eos = (None if one is None else library.id_to_token(one) for one in (config.bos_id, config.eos_id))
-    if eos is None or (bos is None and config.bos_id is not None):
-        raise ValueError(f"{path}: its tokenizer has no token of the ids its metadata begins and ends a text with")
-    return SpecialTokens.of(library, bos=bos, eos=eos, begins_texts=begins_texts)
 
 
 def require_fitting(tokenizer: Tokenizer | None, config: ModelConfig, folder: Path) -> None:

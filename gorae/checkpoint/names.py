@@ -1,9 +1,10 @@
 """Published tensor names ↔ ours: with `config/load.py`, the one place where foreign names live.
 
-Nouns: a `Place` is a parameter or buffer of our network, or one expert's slice of it. Layouts agree but for the
-experts, which we stack. Knows no tensor and no file.
+Nouns: a `Place` is a parameter or buffer of our network, or one expert's slice of it; a kind is what a tensor is for,
+told from its published name alone. Layouts agree but for the experts, which we stack. Knows no tensor and no file.
 """
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -96,6 +97,21 @@ _MTP_COPIES = {
     "shared_head.head.weight": HEAD,
 }
 
+# the first pattern found in a name tells its kind
+_KINDS = {
+    r"\.self_attn\.\w+_proj": "attention",
+    r"\.mlp\.experts\.": "experts",
+    r"\.mlp\.shared_experts\.": "shared experts",
+    r"\.mlp\.gate\.": "router",
+    r"\.mlp\.": "dense",
+    r"\.eh_proj\.": "mtp",
+    r"(?:norm|\.[eh]norm)\.weight$": "norms",
+    r"(?:^|\.)embed_tokens\.": "embedding",
+    r"(?:^|\.)(?:lm_head|shared_head\.head)\.": "head",
+}
+
+_PROJECTION = re.compile(r"\.(self_attn|mlp)\.(?:.+\.)?\w+_proj(?:_with_mqa)?\.weight$")
+
 
 class Place(NamedTuple):
     """Where a published tensor lives in our network's state: under `name`, whole or as the slice of one expert."""
@@ -132,6 +148,21 @@ def copies(config: ModelConfig) -> dict[str, Place]:
 def is_mtp(published: str, config: ModelConfig) -> bool:
     """Whether a published name belongs to an MTP module of `config`."""
     return any(published.startswith(f"model.layers.{layer}.") for layer, _ in _mtp_layers(config))
+
+
+def kind_of(published: str) -> str:
+    """What a tensor is for: attention, dense, experts, shared experts, router, norms, embedding, head, mtp or other."""
+    return next((kind for pattern, kind in _KINDS.items() if re.search(pattern, published)), "other")
+
+
+def is_projection(published: str) -> bool:
+    """Whether this is a weight of attention or of a feed-forward: what published FP8 checkpoints hold in FP8."""
+    return _PROJECTION.search(published) is not None
+
+
+def is_kept_exact(published: str) -> bool:
+    """Whether a tensor keeps its type: router biases decide between experts whose scores lie close."""
+    return published.endswith(tuple(_ROUTER_BIAS))
 
 
 def _mtp_layers(config: ModelConfig) -> Iterator[tuple[int, int]]:

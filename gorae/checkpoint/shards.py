@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from torch import Tensor
 
@@ -48,6 +48,18 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _listed(ids: Any) -> list[Any]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
+
+class Tensors(Protocol):
+    """Tensors by published name, to be had one at a time: those of a folder, or of a GGUF file."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, name: str, /) -> bool: ...
+
+    def layout(self, name: str, /) -> Layout: ...
+
+    def tensor(self, name: str, /) -> Tensor: ...
 
 
 class Shards:

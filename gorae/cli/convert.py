@@ -1,13 +1,14 @@
-"""Convert a checkpoint folder to FP8, bfloat16, float32 or one GGUF file.
+"""Convert a checkpoint folder or a GGUF file to a folder in FP8, bfloat16 or float32, or to one GGUF file.
 
 Works tensor by tensor on checkpoints larger than memory; an interrupted conversion goes on with the same command.
 """
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from gorae.checkpoint import ConversionError, convert, convert_to_gguf, resolve
+from gorae.checkpoint import MAX_SHARD_BYTES, ConversionError, convert, convert_to_gguf, resolve
 
 FOLDERS = ("fp8", "bf16", "f32")
 GGUF = ("gguf-f16", "gguf-q8_0", "gguf-q4_0")
@@ -15,21 +16,42 @@ EXAMPLE = "gorae convert models/v2-lite models/v2-lite-fp8 --to fp8"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder or Hugging Face id; it stays as it is")
+    parser.add_argument("source", type=Path, help="folder, .gguf file or Hugging Face id; it stays as it is")
     parser.add_argument("target", type=Path, help="folder to make; of GGUF the file")
     parser.add_argument("--to", choices=[*FOLDERS, *GGUF], required=True, help="what the weights become")
     parser.add_argument("--ue8m0", action="store_true", help="FP8 scales are powers of two, as in DeepSeek-V3.1")
+    parser.add_argument(
+        "--max-shard-size",
+        metavar="SIZE",
+        help=f"most that one file of a folder holds, such as 500MB (default: {MAX_SHARD_BYTES // 10**9}GB)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     if args.ue8m0 and args.to != "fp8":
         raise ValueError(f"--ue8m0 is about FP8 scales and --to {args.to} has none; leave it out")
+    if args.max_shard_size is not None and args.to in GGUF:
+        raise ValueError(f"--max-shard-size is about the files of a folder and --to {args.to} makes one; leave it out")
+    max_shard_bytes = MAX_SHARD_BYTES if args.max_shard_size is None else parse_size(args.max_shard_size)
     source = resolve(args.source)
     if args.to in GGUF:
         convert_to_gguf(source, args.target, args.to.removeprefix("gguf-"))
     else:
-        print_errors(convert(source, args.target, args.to, powers_of_two=args.ue8m0))
+        options = {"powers_of_two": args.ue8m0, "max_shard_bytes": max_shard_bytes}
+        print_errors(convert(source, args.target, args.to, **options))
     print(f"{args.target} is ready")
+
+
+def parse_size(text: str) -> int:
+    """The bytes of a size such as 500MB, 1.5GB or 2GiB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", text, re.IGNORECASE)
+    step = 1024 if found and found[3] else 1000
+    size = int(float(found[1]) * step ** ("KMGT".index(found[2].upper()) + 1)) if found else 0
+    if size < 1:
+        raise ValueError(
+            f"--max-shard-size {text} is no size above 0; give a number and its unit, such as 5GB or 500MB"
+        )
+    return size
 
 
 def print_errors(errors: Mapping[str, ConversionError]) -> None:

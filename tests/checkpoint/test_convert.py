@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gorae.checkpoint import convert, load, save_model
 from gorae.checkpoint.fp8 import quantize, widen
-from gorae.checkpoint.kinds import is_projection, kind_of
+from gorae.checkpoint.names import is_projection, kind_of
 from gorae.cli import main
+from gorae.cli.convert import parse_size
 
 LIMIT = 20_000  # several files
 
@@ -178,7 +179,7 @@ def half_done(source: Path, target: Path, monkeypatch, error: BaseException) -> 
 
 def test_a_full_disk_says_what_to_do_and_the_same_call_goes_on(tmp_path, source, monkeypatch):
     before = contents(source)
-    with pytest.raises(OSError, match=r"No space left .* untouched; the same command goes on from the files finished"):
+    with pytest.raises(OSError, match=r"No space left .* untouched; the same command goes on from what is finished"):
         half_done(source, tmp_path / "fp8", monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
     assert contents(source) == before
     convert(source, tmp_path / "fp8", "fp8", max_shard_bytes=LIMIT)
@@ -211,7 +212,7 @@ def test_files_of_another_conversion_are_not_taken_for_this_one(tmp_path, source
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, source, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(convert.__globals__["shutil"], "disk_usage", lambda path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"0\.00 GB are to be written and 0\.00 GB are free; .* untouched"):
         convert(source, tmp_path / "fp8", "fp8")
     assert not list(tmp_path.rglob("*/*.safetensors.partial"))
@@ -234,7 +235,7 @@ def test_what_can_not_be_converted_is_refused_with_the_rule(tmp_path, source):
     target = tmp_path / "new"
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         convert(tmp_path / "nowhere", target, "fp8")
-    with pytest.raises(ValueError, match="source exists; give the name of a new folder"):
+    with pytest.raises(ValueError, match="source exists; give another name"):
         convert(source, source, "fp8")
     with pytest.raises(ValueError, match="which is never written to"):
         convert(source, source / "inside", "fp8")
@@ -276,3 +277,23 @@ def test_the_verb_converts_and_prints_the_errors_by_kind(tmp_path, source, capsy
     assert config_in(tmp_path / "fp8")["quantization_config"]["scale_fmt"] == "ue8m0"
     assert main(["convert", str(source), str(tmp_path / "wide"), "--to", "bf16", "--ue8m0"]) == 2
     assert "--ue8m0 is about FP8 scales" in capsys.readouterr().err
+
+
+def test_a_file_of_a_folder_holds_no_more_than_the_size_asked_for(tmp_path, source, capsys):
+    command = ["convert", str(source), str(tmp_path / "new"), "--to", "bf16", "--max-shard-size"]
+    assert main([*command, "20KB"]) == 0
+    sizes = [sum(t.nbytes for t in load_file(path).values()) for path in (tmp_path / "new").glob("*.safetensors")]
+    assert len(sizes) > 3
+    assert max(sizes) <= 20_000
+    for nonsense in ("5", "GB", "0GB", "-1GB", "5 G B", "1e3MB"):
+        assert main([*command[:2], str(tmp_path / "other"), *command[3:-1], f"--max-shard-size={nonsense}"]) == 2
+        assert f"--max-shard-size {nonsense} is no size above 0; give a number and its unit" in capsys.readouterr().err
+    assert main([*command[:2], str(tmp_path / "m.gguf"), "--to", "gguf-f16", "--max-shard-size", "5GB"]) == 2
+    assert "--max-shard-size is about the files of a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5_000_000_000), ("1.5gb", 1_500_000_000), ("500 MB", 500_000_000), ("2GiB", 2 << 30)]
+)
+def test_sizes_are_read_in_the_units_people_write(text, size):
+    assert parse_size(text) == size

@@ -105,6 +105,14 @@ def test_a_gguf_file_in_float16_loads_with_the_same_logits(saved, tmp_path):
     assert torch.equal(read.logits(TOKENS), exact.logits(TOKENS))
 
 
+def test_a_folder_made_of_a_gguf_file_loads_with_the_same_logits(saved, tmp_path):
+    convert_to_gguf(saved, tmp_path / "model.gguf", "f16")
+    convert(tmp_path / "model.gguf", tmp_path / "f32", "f32")
+    exact, read = load(saved), load(tmp_path / "f32")
+    assert replace(read.config, init_std=exact.config.init_std) == exact.config
+    assert torch.equal(read.logits(TOKENS), exact.logits(TOKENS))
+
+
 # Of normal weights, the largest of 32 lies near 2.1 deviations and sets the step, a 127th or an 8th of it; the error is
 # a step over root 12: 0.5% and 7.6%.
 @pytest.mark.parametrize(("to", "largest"), [("q8_0", 0.01), ("q4_0", 0.1)])
@@ -149,8 +157,10 @@ def test_more_ends_than_gguf_has_places_for_are_an_error(tmp_path):
 
 def test_a_gguf_file_that_is_there_is_not_replaced(saved, tmp_path):
     (tmp_path / "model.gguf").write_text("mine")
-    with pytest.raises(ValueError, match=r"must be a new file whose name ends in \.gguf"):
+    with pytest.raises(ValueError, match=r"model\.gguf exists; give another name"):
         convert_to_gguf(saved, tmp_path / "model.gguf", "f16")
+    with pytest.raises(ValueError, match=r"must be a file whose name ends in \.gguf"):
+        convert_to_gguf(saved, tmp_path / "model", "f16")
     assert (tmp_path / "model.gguf").read_text() == "mine"
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gorae.checkpoint import load, save_model
 from gorae.checkpoint.fp8 import quantize, scales_shape, widen
-from gorae.checkpoint.kinds import is_kept_exact, is_projection, kind_of
+from gorae.checkpoint.names import is_kept_exact, is_projection, kind_of
 
 SHAPES = [(1, 1), (127, 129), (128, 128), (300, 257), (1, 300), (1100, 5)]  # the last is more than one band of rows
 BYTES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).double()

@@ -181,7 +181,11 @@ def test_what_was_written_is_read_within_the_steps_of_its_type(tmp_path, publish
     assert list(read.tensors) == list(tensors)
     for name, tensor in tensors.items():
         found = read.tensors[name]
-        assert (found.dtype, found.shape, read.tensors.shape(name)) == (torch.float32, tensor.shape, tensor.shape)
+        assert (found.dtype, found.shape, read.tensors.layout(name).shape) == (
+            torch.float32,
+            tensor.shape,
+            tensor.shape,
+        )
         # half a step: of float16 below 8, of 1/127 of a block's largest (below 5), of 1/8 of it; Q4_0 cuts at +7 steps
         within = {"f16": 2**-9, "q8_0": 5 / 127 / 2 * 1.01, "q4_0": 5 / 8 * 1.01}[to]
         assert (found - tensor).abs().max() <= within, name
