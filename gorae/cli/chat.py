@@ -1,7 +1,7 @@
 """Chat with a model in the terminal; the thinking is shown dim, the answer plain.
 
 A stranger to the model like any other client: it asks the server at --url, or one of its own for --model. Each line is
-a question of its own.
+a question of its own, unless --remember makes it the next turn of one conversation.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gorae.client import ChatClient, ClientError
+from gorae.client import ChatClient, ClientError, whole_reply
 
 EXAMPLE = "gorae chat --model runs/laptop/rl/model --think"
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--url", default="http://127.0.0.1:8000/v1", help="where a model is served (default: %(default)s)"
     )
     place.add_argument("--model", type=Path, help="load this model instead: a folder, a .gguf file or an id")
+    parser.add_argument("--remember", action="store_true", help="go on with the conversation, line after line")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--think", action="store_true", help="make it think")
     choice.add_argument("--direct", action="store_true", help="make it answer at once")
@@ -33,8 +34,10 @@ def run(args: argparse.Namespace) -> None:
     options = {"thinking": {"type": "enabled" if args.think else "disabled"}} if args.think or args.direct else {}
     console = Console(highlight=False, markup=False, emoji=False)
     with address(args) as url, ChatClient(url) as client:
+        turns: list[dict] = []
         for question in [" ".join(args.question)] if args.question else questions(console):
-            answer(client, question, options, console)
+            turns = [*(turns if args.remember else []), {"role": "user", "content": question}]
+            turns = [*turns, answer(client, turns, options, console)]
 
 
 @contextmanager
@@ -63,11 +66,12 @@ def questions(console: Console):
             yield question
 
 
-def answer(client: ChatClient, question: str, options: dict, console: Console) -> None:
-    """Print a reply as it comes, the answer on a line of its own."""
-    has_reasoning = False
+def answer(client: ChatClient, turns: list[dict], options: dict, console: Console) -> dict:
+    """Print a reply as it comes, the answer on a line of its own; returns it as the next turn."""
+    has_reasoning, deltas = False, []
     try:
-        for delta in client.stream([{"role": "user", "content": question}], **options):
+        for delta in client.stream(turns, **options):
+            deltas.append(delta)
             console.print(delta.reasoning, style="dim", end="")
             if has_reasoning and delta.content:
                 console.print("\n")
@@ -78,3 +82,4 @@ def answer(client: ChatClient, question: str, options: dict, console: Console) -
     except ClientError as error:
         raise ValueError(str(error)) from error
     console.print()
+    return whole_reply(deltas).message

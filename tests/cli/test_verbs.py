@@ -153,7 +153,14 @@ def test_chat_asks_the_words_of_the_command_line_and_leaves(asked, capsys, flags
     assert capsys.readouterr().out == "[thinking]\n\n[answer]\n"
 
 
-def test_chat_asks_line_by_line_each_on_its_own_until_the_input_ends(asked, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("flags", "before"),
+    [
+        ([], []),
+        (["--remember"], [{"role": "user", "content": "first"}, {"role": "assistant", "content": "[answer]"}]),
+    ],
+)
+def test_chat_asks_line_by_line_until_the_input_ends(asked, capsys, monkeypatch, flags, before):
     lines = iter(["first", "", "second"])
 
     def read(*_):
@@ -163,10 +170,10 @@ def test_chat_asks_line_by_line_each_on_its_own_until_the_input_ends(asked, caps
             raise EOFError from None
 
     monkeypatch.setattr("builtins.input", read)
-    assert main(["chat"]) == 0
+    assert main(["chat", *flags]) == 0
     assert [messages for _, messages, _ in asked] == [
         [{"role": "user", "content": "first"}],
-        [{"role": "user", "content": "second"}],
+        [*before, {"role": "user", "content": "second"}],
     ]
 
 
