@@ -8,7 +8,7 @@ from gorae.checkpoint.gguf_read import read_gguf
 from gorae.checkpoint.hub import resolve
 from gorae.checkpoint.names import kind_of
 from gorae.checkpoint.shards import Shards, read_published
-from gorae.config import ModelConfig, Parameters, count_parameters, from_published
+from gorae.config import ModelConfig, Parameters, cache_bytes_per_token, count_parameters, from_published
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Inspection:
     @property
     def cache_bytes_per_token(self) -> int:
         """What a token's keys and values take in memory, in the expanded form in which they are held."""
-        config = self.config
-        return 4 * config.num_layers * config.key_heads * (config.key_dim + config.value_dim)
+        return cache_bytes_per_token(self.config)
 
     @property
     def latent_bytes_per_token(self) -> int | None:

@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gorae import __version__
-from gorae.observe import processor_name
+from gorae.observe import control_group_texts, memory_bytes, processor_name
 
 EXAMPLE = "gorae doctor --json"
 
@@ -101,17 +101,9 @@ def instruction_sets(cpuinfo: str, machine: str) -> list[str]:
 
 def _quotas() -> list[float]:
     """CPU quotas in cores, of control groups version 2 and 1."""
-    limits = [text.split() for text in _control_group_texts("cpu.max")]
+    limits = [text.split() for text in control_group_texts("cpu.max")]
     limits.append([_text(Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us")).strip() for name in ("quota", "period")])
     return [int(limit[0]) / int(limit[1]) for limit in limits if len(limit) == 2 and limit[0].isdigit()]
-
-
-def _control_group_texts(name: str) -> list[str]:
-    """The file `name` of this process's control group (version 2) and of every group around it."""
-    root = Path("/sys/fs/cgroup")
-    groups = [line.removeprefix("0::/") for line in _text(Path("/proc/self/cgroup")).splitlines() if line[:4] == "0::/"]
-    folder = root / groups[0] if groups else root
-    return [_text(parent / name) for parent in (folder, *folder.parents)]
 
 
 def _torch() -> Any:
@@ -152,24 +144,12 @@ def _instruction_sets() -> Finding:
 
 def available_memory() -> int:
     """Bytes this process could still take, the limits of its control groups kept; all there is where none says."""
-    return _memory_bytes()[0]
+    return memory_bytes()[0]
 
 
 def _memory() -> str:
-    available, total = _memory_bytes()
+    available, total = memory_bytes()
     return f"{_gigabytes(available)} available of {_gigabytes(total)}"
-
-
-def _memory_bytes() -> tuple[int, int]:
-    """Bytes available and bytes in all."""
-    sizes = dict(line.split(":") for line in _text(Path("/proc/meminfo")).splitlines())
-    if "MemAvailable" not in sizes:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return total, total
-    present, available = (int(sizes[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    limits = [*_control_group_texts("memory.max"), _text(Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))]
-    total = min([present, *(int(limit) for limit in limits if limit.strip().isdigit())])
-    return min(available, total), total
 
 
 def _compiler() -> Finding:

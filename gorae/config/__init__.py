@@ -4,7 +4,7 @@ Nouns: `ModelConfig`, `Parameters`, `PRESETS`, and settings, which are any neste
 `config.json` files are translated here, parameters and FLOPs are counted here; no tensor is ever seen.
 """
 
-from gorae.config.count import Parameters, count_parameters, forward_flops, training_flops
+from gorae.config.count import Parameters, cache_bytes_per_token, count_parameters, forward_flops, training_flops
 from gorae.config.load import from_published, to_published
 from gorae.config.model import ModelConfig, RopeScaling
 from gorae.config.presets import PRESETS
@@ -16,6 +16,7 @@ __all__ = [
     "Parameters",
     "RopeScaling",
     "as_dict",
+    "cache_bytes_per_token",
     "count_parameters",
     "forward_flops",
     "from_dict",

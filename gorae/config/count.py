@@ -71,6 +71,11 @@ def training_flops(config: ModelConfig, num_tokens: float, *, context: float) ->
     )
 
 
+def cache_bytes_per_token(config: ModelConfig) -> int:
+    """What a token's keys and values take in memory, in the expanded float32 form in which they are held."""
+    return 4 * config.num_layers * config.key_heads * (config.key_dim + config.value_dim)
+
+
 def _attention_weights(config: ModelConfig) -> int:
     output = config.num_heads * config.value_dim * config.model_dim
     if config.query_rank is None:

@@ -1,21 +1,26 @@
-"""Continuous batching over one model: `step()` admits what fits, samples a token a request, lets go of the done.
+"""Continuous batching over one model: `step()` reads what fits, samples a token a request, lets go of the done.
 
-Nouns: requests waiting and running, events. Knows no HTTP and no reward.
+Nouns: requests waiting, being read and running; events. Knows no HTTP and no reward.
 """
 
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from gorae.config import ModelConfig
+from gorae.config import ModelConfig, cache_bytes_per_token
 from gorae.engine.request import Output, Request, SamplingParams
 from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import sample, uniforms
+from gorae.engine.scheduler import Reading, next_reading, tokens_held
+from gorae.engine.weights import WeightsWatch, replace_weights
+from gorae.kernels import TILE_KEYS
 from gorae.model import Network
+from gorae.observe import memory_bytes
 from gorae.text import StreamDecoder, Tokenizer
 
 
@@ -30,26 +35,75 @@ class ServableModel(Protocol):
     def tokenizer(self) -> Tokenizer | None: ...
 
 
+CACHE_SHARE = 0.5  # of the memory available when an engine is made, unless told otherwise
+
+
 class Event(NamedTuple):
-    """One sampled token; the last one of a request carries its finish reason."""
+    """One sampled token; the last one of a request carries its finish reason.
+
+    num_cached: tokens of its prompt that had been read before, for another request.
+    """
 
     request_id: int
     token_id: int
     finish_reason: str | None
+    num_cached: int = 0
+
+
+@dataclass
+class Stats:
+    """What an engine has done: tokens of admitted prompts, how many of them were known, requests sent back to wait."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
 
 
 class Engine:
-    """Continues prompts with the model's own network, up to `max_batch` at a time; `count` bills what it computes."""
+    """Continues prompts with the model's own network, up to `max_batch` at a time; `count` bills what it computes.
 
-    def __init__(self, model: ServableModel, *, max_batch: int = 256, count: Count | None = None) -> None:
+    cache_tokens: tokens the cache may hold, those of known prefixes among them; by default what half of the memory
+        available now has room for. Prompt and reply together are at most this long.
+    prefill_tokens: tokens of prompts that a step may read, in whole key pages of 32; running requests go on meanwhile.
+    prefix_cache: keep what has been read for requests that begin alike.
+    """
+
+    def __init__(
+        self,
+        model: ServableModel,
+        *,
+        max_batch: int = 256,
+        cache_tokens: int | None = None,
+        prefill_tokens: int = 2048,
+        prefix_cache: bool = True,
+        count: Count | None = None,
+    ) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch={max_batch} must be at least 1")
+        if prefill_tokens < TILE_KEYS or prefill_tokens % TILE_KEYS:
+            raise ValueError(f"prefill_tokens={prefill_tokens} must be {TILE_KEYS} or a multiple of it")
+        if cache_tokens is None:
+            cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // cache_bytes_per_token(model.config))
+        if cache_tokens < TILE_KEYS:
+            raise ValueError(f"cache_tokens={cache_tokens} must be at least {TILE_KEYS}, one page of keys")
         self.config, self.tokenizer = model.config, model.tokenizer
-        self.runner = Runner(model.network, max_batch, count)
-        self.max_batch = max_batch
-        self.waiting: deque[Request] = deque()
+        self.max_batch, self.prefill_tokens = max_batch, prefill_tokens
+        self.cache_tokens = cache_tokens // TILE_KEYS * TILE_KEYS
+        self.runner = Runner(
+            model.network, max_batch=max_batch, cache_tokens=self.cache_tokens, prefix_cache=prefix_cache, count=count
+        )
+        self.waiting: deque[Request] = deque()  # the oldest first, and all younger than those admitted
+        self.reading = Reading()
         self.running: list[Request] = []
         self.next_id = 0
+        self.stats = Stats()
+        self.weights_version = 0
+        self.watch = WeightsWatch(model.network)
+
+    @property
+    def max_positions(self) -> int:
+        """Prompt and reply together are at most this many tokens."""
+        return min(self.config.max_positions, self.cache_tokens)
 
     def generate(
         self, prompts: Sequence[str | list[int]], params: SamplingParams | Sequence[SamplingParams] | None = None
@@ -86,39 +140,103 @@ class Engine:
         return request.request_id
 
     def cancel(self, request_id: int) -> None:
-        """Forget a request, whether it waits, runs or has ended; no further event names it."""
+        """Forget a request, whether it waits, is read, runs or has ended; no further event names it."""
         self.waiting = deque(request for request in self.waiting if request.request_id != request_id)
-        for row, request in enumerate(self.running):
+        for request in (*self.running, *self.reading.requests):
             if request.request_id == request_id:
                 request.finish_reason = "cancelled"
-                self.release(row)
-                return
+                self.release(request)
 
     def clear(self) -> None:
-        """Forget every request, whatever state a step cut short left it in."""
+        """Forget every request and every prefix, whatever state a step cut short left them in."""
         self.waiting.clear()
         self.running.clear()
+        self.reading = Reading()
         self.runner.clear()
+
+    def update_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy new weights into the network, by its own names; requests go on with them. ValueError for foreign ones."""
+        replace_weights(self.runner.network, weights)
+        self.weights_changed()
+
+    def weights_changed(self) -> None:
+        """Forget what was read with the old weights; requests that have been admitted are read again.
+
+        Every step looks for such changes itself. Call this after one that PyTorch does not count (see weights.py).
+        """
+        while self.running or self.reading.requests:
+            self.preempt()
+        self.runner.clear()
+        self.weights_version += 1
+        self.watch = WeightsWatch(self.runner.network)
 
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting or self.running)
+        return bool(self.waiting or self.reading.requests or self.running)
 
     def step(self) -> list[Event]:
-        """One more token for every running request, after admitting what fits; returns the tokens sampled."""
+        """One more token for every running request, after reading on in the prompts; returns the tokens sampled."""
+        self.look_at_weights()
+        self.keep_within_bounds()
         log_probs_BW = [self.runner.decode([r.token_ids[-1] for r in self.running])] if self.running else []
-        admitted = [self.waiting.popleft() for _ in range(min(len(self.waiting), self.max_batch - len(self.running)))]
-        if admitted:
-            log_probs_BW.append(self.runner.prefill([request.prompt_ids for request in admitted]))
-            self.running += admitted
+        self.admit()
+        if (read_BW := self.read()) is not None:
+            log_probs_BW.append(read_BW)
         if not self.running:
             return []
         self.take_tokens(torch.cat(log_probs_BW))
-        events = [Event(r.request_id, r.token_ids[-1], r.finish_reason) for r in self.running]
-        for row in reversed(range(len(self.running))):
-            if self.running[row].finish_reason:
-                self.release(row)
+        events = [Event(r.request_id, r.token_ids[-1], r.finish_reason, r.num_cached) for r in self.running]
+        for request in [request for request in self.running if request.finish_reason]:
+            self.release(request)
         return events
+
+    def look_at_weights(self) -> None:
+        if self.watch.has_changed() or (self.waiting and self.watch.has_been_replaced()):
+            self.weights_changed()
+
+    def keep_within_bounds(self) -> None:
+        """Preempt while the cache has no room for another token of every running request."""
+        while self.running and tokens_held(self.running, self.reading) > self.cache_tokens:
+            self.preempt()
+
+    def preempt(self) -> None:
+        """Send the youngest request back to the head of the queue; what it has sampled is read again with its prompt."""
+        youngest = max((*self.running, *self.reading.requests), key=lambda request: request.request_id)
+        self.release(youngest)
+        self.waiting.appendleft(youngest)
+        self.stats.preemptions += 1
+
+    def admit(self) -> None:
+        """Choose what to read next, once the last reading has come to its end."""
+        if self.reading.requests or not self.waiting:
+            return
+        self.reading = next_reading(
+            self.waiting,
+            self.running,
+            self.runner.prefixes.find,
+            max_batch=self.max_batch,
+            cache_tokens=self.cache_tokens,
+            prefill_tokens=self.prefill_tokens,
+        )
+        for request in self.reading.requests:
+            if request.weights_version is None:
+                request.weights_version = self.weights_version
+                request.num_cached = TILE_KEYS * len(self.reading.known[request.sequence])
+                self.stats.prompt_tokens += len(request.prompt_ids)
+                self.stats.cached_tokens += request.num_cached
+        if self.reading.requests:
+            self.runner.begin(self.reading.known, reach=self.reading.reach)
+
+    def read(self) -> Tensor | None:
+        """Read on; requests whose prompts have been read run from now on, in the order of the rows returned."""
+        if not self.reading.requests:
+            return None
+        sequences = [request.sequence for request in self.reading.requests]
+        log_probs_BW = self.runner.read(sequences, self.prefill_tokens)
+        if log_probs_BW is not None:
+            self.running += self.reading.requests
+            self.reading = Reading()
+        return log_probs_BW
 
     def take_tokens(self, log_probs_BW: Tensor) -> None:
         """Sample every running request's next token from its row."""
@@ -141,11 +259,18 @@ class Engine:
                 )
             request.take(token_id, logprob, **limits)
 
-    def release(self, row: int) -> None:
-        """Free a row; the last running request takes its place, as in the cache."""
-        self.runner.remove(row)
-        self.running[row] = self.running[-1]
-        self.running.pop()
+    def release(self, request: Request) -> None:
+        """Free a request's row; the last running request takes its place, as in the cache."""
+        if request in self.running:
+            row = self.running.index(request)
+            self.runner.remove(row, request.sequence)
+            self.running[row] = self.running[-1]
+            self.running.pop()
+            return
+        self.reading.requests.remove(request)
+        if not self.reading.requests:
+            self.runner.abandon()
+            self.reading = Reading()
 
     def encode(self, prompt: str | list[int]) -> list[int]:
         if not isinstance(prompt, str):
@@ -166,10 +291,17 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens and the model reads at most {self.config.max_positions}, "
                 "one of them to be written; shorten the prompt"
             )
+        if len(prompt_ids) >= self.cache_tokens:
+            raise ValueError(
+                f"the prompt has {len(prompt_ids)} tokens and the cache holds at most {self.cache_tokens}, "
+                "one of them to be written; shorten the prompt or give the engine more cache_tokens"
+            )
         if (params.logprobs or 0) > self.config.vocab_size:
             raise ValueError(f"logprobs={params.logprobs} exceeds the vocabulary of {self.config.vocab_size}")
         if params.stop and self.tokenizer is None:
             raise ValueError("this model has no tokenizer to find stop texts with; load a folder that has one")
+        if params.max_tokens > (room := self.max_positions - len(prompt_ids)):
+            params = replace(params, max_tokens=room)
         self.next_id += 1
         seed = secrets.randbits(63) if params.seed is None else params.seed % 2**64
         decoder = StreamDecoder(self.tokenizer) if self.tokenizer else None

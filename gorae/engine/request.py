@@ -45,6 +45,8 @@ class Output:
 
     logprobs: log-probability of each sampled token under the untruncated softmax at temperature 1.
     finish_reason: "stop" (a token that ends a reply, or a stop text), "length" or "cancelled".
+    num_cached: tokens of the prompt that had been read before, for another request.
+    weights_version: the engine's when the request was first admitted; later tokens may be of later weights.
     """
 
     token_ids: list[int]
@@ -53,9 +55,11 @@ class Output:
     finish_reason: str
     prompt_token_ids: list[int]
     top_logprobs: list[dict[int, float]] | None = None
+    num_cached: int = field(default=0, compare=False)
+    weights_version: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """One prompt being continued."""
 
@@ -69,6 +73,8 @@ class Request:
     finish_reason: str | None = None
     text: str = ""
     decoder: StreamDecoder | None = None
+    num_cached: int = 0
+    weights_version: int | None = None  # None until it is admitted
 
     def take(self, token_id: int, logprob: float, *, end_ids: Collection[int], max_positions: int) -> None:
         """Append a sampled token and decide whether it was the last."""
@@ -85,6 +91,11 @@ class Request:
     def num_tokens(self) -> int:
         return len(self.prompt_ids) + len(self.token_ids)
 
+    @property
+    def sequence(self) -> tuple[int, ...]:
+        """Prompt and reply: what has to be read before the next token can be sampled."""
+        return (*self.prompt_ids, *self.token_ids)
+
     def output(self, tokenizer: Tokenizer | None) -> Output:
         text = tokenizer.decode(self.token_ids) if tokenizer else ""
         ends = [place for stop in self.params.stop if (place := text.find(stop)) >= 0]
@@ -95,4 +106,6 @@ class Request:
             finish_reason=self.finish_reason or "cancelled",
             prompt_token_ids=self.prompt_ids,
             top_logprobs=self.top_logprobs if self.params.logprobs else None,
+            num_cached=self.num_cached,
+            weights_version=self.weights_version or 0,
         )

@@ -1,19 +1,20 @@
-"""The model's side of a step: prompts into cache rows, and one more token for every running row.
+"""The model's side of a step: sequences into cache rows, and one more token for every running row.
 
-Running requests occupy the first rows of the cache, in order; equal prompts are read once and shared out.
+Running requests occupy the first rows of the cache, in order; after them come the rows being read, one for each
+distinct sequence. What the cache and the known prefixes hold together stays within `cache_tokens` between steps.
 Knows requests only as token ids in rows.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gorae.config import forward_flops
-from gorae.model import Cache, Network
-
-PREFILL_TOKENS = 8192  # padded tokens read in one pass
-FIRST_ROWS = 4  # of the cache; it grows with what runs at once, since one chat should not hold memory for hundreds
+from gorae.engine.prefixes import PrefixCache
+from gorae.kernels import whole_pages
+from gorae.model import Cache, Network, Page
 
 
 class Count(Protocol):
@@ -23,77 +24,135 @@ class Count(Protocol):
 
 
 class Runner:
-    """The network, a cache of at most `max_batch` rows, and `count`, which is told of every forward pass."""
+    """The network, its cache, and `count`, which is told of every forward pass."""
 
-    def __init__(self, network: Network, max_batch: int, count: Count | None = None) -> None:
+    def __init__(
+        self, network: Network, *, max_batch: int, cache_tokens: int, prefix_cache: bool, count: Count | None
+    ) -> None:
         self.network = network
         self.max_batch = max_batch
+        self.cache_tokens = cache_tokens
+        self.prefix_cache = prefix_cache
         self.count = count
         self.clear()
 
-    @torch.inference_mode()
-    def prefill(self, prompts: list[list[int]]) -> Tensor:
-        """Append a row for every prompt; returns the log-probabilities [B, W] of what follows each."""
-        distinct = list(dict.fromkeys(map(tuple, prompts)))
-        chunk_size = max(1, PREFILL_TOKENS // max(map(len, distinct)))
-        self.make_room(self.num_rows + len(prompts))
-        log_probs_of: dict[tuple[int, ...], Tensor] = {}
-        for first in range(0, len(distinct), chunk_size):
-            chunk = distinct[first : first + chunk_size]
-            read = Cache(self.network.config, len(chunk))
-            log_probs_of.update(zip(chunk, self.read(chunk, read), strict=True))
-            places = {prompt: place for place, prompt in enumerate(chunk)}
-            sources = [places[prompt] for prompt in map(tuple, prompts) if prompt in places]
-            targets = [row for row, prompt in enumerate(map(tuple, prompts), self.num_rows) if prompt in places]
-            self.cache.adopt(targets, read, sources)
-        self.num_rows += len(prompts)
-        return torch.stack([log_probs_of[prompt] for prompt in map(tuple, prompts)])
-
     def clear(self) -> None:
-        """Free all rows."""
-        self.cache = Cache(self.network.config, min(FIRST_ROWS, self.max_batch))
-        self.num_rows = 0
+        """Free all rows and forget all prefixes."""
+        self.cache = Cache(self.network.config, 0)
+        self.prefixes = PrefixCache()
+        self.num_running = 0
+        self.reading: list[tuple[int, ...]] = []
 
-    def make_room(self, num_rows: int) -> None:
-        """Move to a larger cache, twice as large at least, if this one has fewer rows than `num_rows`."""
-        held = self.cache
-        if num_rows <= len(held.lengths_B):
-            return
-        self.cache = Cache(self.network.config, min(self.max_batch, max(num_rows, 2 * len(held.lengths_B))))
-        if self.num_rows:
-            running = list(range(self.num_rows))
-            self.cache.adopt(running, held, running)
-
-    def read(self, prompts: list[tuple[int, ...]], cache: Cache) -> Tensor:
-        """Fill an empty cache with prompts, a row each; log-probabilities after each prompt's last token."""
-        lengths_B = torch.tensor([len(prompt) for prompt in prompts])
-        tokens_BT = torch.zeros(len(prompts), int(lengths_B.max()), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            tokens_BT[row, : len(prompt)] = torch.tensor(prompt)
-        hidden_BTD = self.network(tokens_BT, cache).hidden_BTD
-        self.bill(tokens_BT.numel(), context=tokens_BT.shape[1] / 2)
-        cache.lengths_B += lengths_B
-        return self.network.logits(hidden_BTD[torch.arange(len(prompts)), lengths_B - 1]).log_softmax(-1)
+    @property
+    def num_rows(self) -> int:
+        return self.num_running + len(self.reading)
 
     @torch.inference_mode()
     def decode(self, token_ids: list[int]) -> Tensor:
         """Append one token to every running row; returns the log-probabilities [B, W] of the next."""
-        rows = slice(0, self.num_rows)
+        self.make_room(self.num_rows, self.longest(1))
+        rows = slice(0, self.num_running)
         hidden_BTD = self.network(torch.tensor(token_ids)[:, None], self.cache, rows).hidden_BTD
         self.cache.lengths_B[rows] += 1
         self.bill(len(token_ids), context=self.cache.lengths_B[rows].double().mean().item())
         return self.network.logits(hidden_BTD[:, 0]).log_softmax(-1)
 
+    @torch.inference_mode()
+    def begin(self, known: Mapping[tuple[int, ...], Sequence[Page]], *, reach: int) -> None:
+        """Begin to read distinct sequences, behind those pages of each that are known; rows are written to `reach`."""
+        self.make_room(self.num_running + len(known), max(self.longest(), reach))
+        self.reading = list(known)
+        for row, pages in enumerate(known.values(), self.num_running):
+            self.cache.begin(row, pages)
+
+    @torch.inference_mode()
+    def read(self, sequences: list[tuple[int, ...]], max_tokens: int) -> Tensor | None:
+        """Read on for one pass, at most `max_tokens` a row.
+
+        Once all has been read, gives each of `sequences`, equal ones too, a running row of its own, and returns the
+        log-probabilities [B, W] of what follows each.
+        """
+        rows = slice(self.num_running, self.num_rows)
+        start_B, end_B = self.cache.lengths_B[rows].clone(), torch.tensor([len(one) for one in self.reading])
+        num_left = int((end_B - start_B).max())
+        tokens_BT = torch.zeros(len(self.reading), min(num_left, max_tokens), dtype=torch.long)
+        for row, (sequence, start) in enumerate(zip(self.reading, start_B.tolist(), strict=True)):
+            new = sequence[start : start + tokens_BT.shape[1]]
+            tokens_BT[row, : len(new)] = torch.tensor(new)
+        hidden_BTD = self.network(tokens_BT, self.cache, rows).hidden_BTD
+        self.bill(tokens_BT.numel(), context=start_B.double().mean().item() + tokens_BT.shape[1] / 2)
+        self.cache.lengths_B[rows] = torch.minimum(start_B + tokens_BT.shape[1], end_B)
+        if num_left > tokens_BT.shape[1]:
+            return None
+        last_BD = hidden_BTD[torch.arange(len(self.reading)), end_B - start_B - 1]
+        log_probs_BW = self.network.logits(last_BD).log_softmax(-1)
+        for row, sequence in enumerate(self.reading, self.num_running):
+            self.keep(row, sequence)
+        return log_probs_BW[self.seat(sequences)]
+
+    def seat(self, sequences: list[tuple[int, ...]]) -> list[int]:
+        """Turn the rows read into running rows, one for each of `sequences`; returns their places among those read."""
+        place_of = {sequence: place for place, sequence in enumerate(self.reading)}
+        places = [place_of[sequence] for sequence in sequences]
+        self.make_room(self.num_running + len(sequences), self.longest())
+        if places != list(range(len(places))):
+            targets = [self.num_running + place for place in range(len(places))]
+            self.cache.adopt(targets, self.cache, [self.num_running + place for place in places])
+        self.num_running += len(sequences)
+        self.reading = []
+        return places
+
+    @torch.inference_mode()
+    def remove(self, row: int, sequence: Sequence[int]) -> None:
+        """Free a running row, keeping what it has read of `sequence`; the last running row takes its place."""
+        self.keep(row, sequence)
+        self.num_running -= 1
+        if row != self.num_running:
+            self.cache.adopt([row], self.cache, [self.num_running])
+        if self.reading:  # one row, between steps: it follows the last running one
+            self.cache.adopt([self.num_running], self.cache, [self.num_running + 1])
+        self.give_back()
+
+    @torch.inference_mode()
+    def abandon(self) -> None:
+        """Stop reading, keeping what has been read."""
+        for row, sequence in enumerate(self.reading, self.num_running):
+            self.keep(row, sequence)
+        self.reading = []
+        self.give_back()
+
+    def keep(self, row: int, sequence: Sequence[int]) -> None:
+        """Let others find what a row has read, where there is room; the room of the last row falls free itself."""
+        if self.prefix_cache:
+            read = sequence[: int(self.cache.lengths_B[row])]
+            taken = self.cache.num_tokens if self.num_rows > 1 else 0
+            self.prefixes.keep(read, lambda number: self.cache.copy_page(row, number), max_tokens=self.cache_tokens - taken)
+
+    def make_room(self, num_rows: int, num_tokens: int) -> None:
+        """Let the cache have `num_rows` rows of `num_tokens` tokens; prefixes go where that takes their room."""
+        rows, num_tokens = len(self.cache.lengths_B), whole_pages(num_tokens)
+        if num_rows <= rows and num_tokens <= self.cache.room:
+            return
+        wished = min(self.max_batch, rows if num_rows <= rows else 2 * rows)
+        num_rows = max(num_rows, min(wished, (self.cache_tokens - self.prefixes.num_tokens) // num_tokens))
+        assert num_rows * num_tokens <= self.cache_tokens, "the scheduler admits and preempts by the same arithmetic"
+        self.prefixes.shrink(self.cache_tokens - num_rows * num_tokens)
+        self.cache.resize(num_rows, num_tokens)
+
+    def give_back(self) -> None:
+        """Shrink a cache of more than twice what its rows take."""
+        self.cache.lengths_B[self.num_rows :] = 0
+        needed = whole_pages(self.longest()) if self.num_rows else 0
+        if self.cache.num_tokens > 2 * self.num_rows * needed:
+            self.cache.resize(self.num_rows, needed)
+        self.prefixes.shrink(self.cache_tokens - self.cache.num_tokens)
+
+    def longest(self, num_new: int = 0) -> int:
+        """The tokens that the longest row holds or will have read, `num_new` more in running ones."""
+        running = self.cache.lengths_B[: self.num_running].tolist()
+        return max([length + num_new for length in running] + [len(sequence) for sequence in self.reading], default=0)
+
     def bill(self, num_tokens: int, *, context: float) -> None:
         """Tell `count` of tokens computed, padding too, that attended to `context` keys each on average."""
         if self.count:
             self.count(flops=forward_flops(self.network.config, num_tokens, context=context), tokens=num_tokens)
-
-    @torch.inference_mode()
-    def remove(self, row: int) -> None:
-        """Free a row; the last running row takes its place."""
-        last = self.num_rows - 1
-        if row != last:
-            self.cache.adopt([row], self.cache, [last])
-        self.cache.lengths_B[last] = 0
-        self.num_rows = last

@@ -12,11 +12,12 @@ from gorae.kernels.rotary import rotary_angles, rotate
 from gorae.kernels.routing import Routing, expert_load, route
 from gorae.kernels.sigmoid import sigmoid
 from gorae.kernels.swiglu import swiglu
-from gorae.kernels.tiles import whole_pages
+from gorae.kernels.tiles import TILE_KEYS, whole_pages
 from gorae.kernels.weights import BLOCK, BlockScaled, Weight, bands
 
 __all__ = [
     "BLOCK",
+    "TILE_KEYS",
     "BlockScaled",
     "Routing",
     "Weight",

@@ -3,11 +3,21 @@
 Rows in use are always the first ones, so that a step reads plain views. Knows no request and no sampling.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from gorae.config import ModelConfig
-from gorae.kernels import whole_pages
+from gorae.kernels import TILE_KEYS, whole_pages
+
+
+class Page(NamedTuple):
+    """What every layer remembers of `TILE_KEYS` tokens, a copy that may outlive its row."""
+
+    keys_LHPK: Tensor
+    values_LHPV: Tensor
 
 
 class Cache:
@@ -15,22 +25,41 @@ class Cache:
 
     def __init__(self, config: ModelConfig, num_rows: int) -> None:
         self.lengths_B = torch.zeros(num_rows, dtype=torch.long)
-        widths = (config.key_dim, config.value_dim)
+        heads = config.key_heads
         self.layers = [
-            tuple(torch.zeros(num_rows, config.key_heads, 0, width) for width in widths)
+            (torch.zeros(num_rows, heads, 0, config.key_dim), torch.zeros(num_rows, heads, 0, config.value_dim))
             for _ in range(config.num_layers)
         ]
 
+    @property
+    def room(self) -> int:
+        """Tokens that a row can hold."""
+        return self.layers[0][0].shape[2]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that all rows can hold, used or not: what the cache takes in memory."""
+        return len(self.lengths_B) * self.room
+
     def reserve(self, num_tokens: int) -> None:
         """Make room for `num_tokens` tokens a row."""
-        room = self.layers[0][0].shape[2]
-        if num_tokens <= room:
-            return
-        growth = whole_pages(num_tokens) - room
-        self.layers = [
-            tuple(torch.cat((held, held.new_zeros(*held.shape[:2], growth, held.shape[3])), dim=2) for held in layer)
-            for layer in self.layers
-        ]
+        if num_tokens > self.room:
+            self.resize(len(self.lengths_B), num_tokens)
+
+    def resize(self, num_rows: int, num_tokens: int) -> None:
+        """Hold `num_rows` rows of `num_tokens` tokens, in whole pages; what lies beyond either is forgotten."""
+        rows, room = min(num_rows, len(self.lengths_B)), min(whole_pages(num_tokens), self.room)
+
+        def resized(held: Tensor) -> Tensor:
+            larger = held.new_zeros(num_rows, held.shape[1], whole_pages(num_tokens), held.shape[3])
+            larger[:rows, :, :room] = held[:rows, :, :room]
+            return larger
+
+        for layer, (keys, values) in enumerate(self.layers):  # one after the other: only a layer is held twice
+            self.layers[layer] = (resized(keys), resized(values))
+        lengths_B = self.lengths_B.new_zeros(num_rows)
+        lengths_B[:rows] = self.lengths_B[:rows]
+        self.lengths_B = lengths_B
 
     def extend(self, layer: int, rows: slice, key_BHTK: Tensor, value_BHTV: Tensor) -> tuple[Tensor, Tensor]:
         """Write T new tokens after each row's length; return keys and values from the start on, [B, H, S, ·].
@@ -57,6 +86,21 @@ class Cache:
             for held, given in zip(mine, theirs, strict=True):
                 held[rows, :, :num_held] = given[source_rows, :, :num_held]
         self.lengths_B[rows] = lengths
+
+    def copy_page(self, row: int, number: int) -> Page:
+        """The tokens from `number` whole pages after the row's start."""
+        place = slice(number * TILE_KEYS, (number + 1) * TILE_KEYS)
+        keys, values = zip(*self.layers, strict=True)
+        return Page(*(torch.stack([held[row, :, place] for held in kind]) for kind in (keys, values)))
+
+    def begin(self, row: int, pages: Sequence[Page]) -> None:
+        """Let a row remember these pages and nothing else."""
+        self.lengths_B[row] = len(pages) * TILE_KEYS
+        self.reserve(len(pages) * TILE_KEYS)
+        for number, page in enumerate(pages):
+            place = slice(number * TILE_KEYS, (number + 1) * TILE_KEYS)
+            for layer, (keys, values) in enumerate(self.layers):
+                keys[row, :, place], values[row, :, place] = page.keys_LHPK[layer], page.values_LHPV[layer]
 
 
 class LayerMemory:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from gorae.engine import Engine, SamplingParams, ServableModel
-from gorae.kernels import Routing
+from gorae.engine import Engine, Event, SamplingParams, ServableModel
+from gorae.kernels import Routing, whole_pages
 from gorae.model import MixtureOfExperts, Network
 from gorae.posttrain.sft import training_row
 from gorae.train import pad_batch, token_log_probs
@@ -41,7 +42,8 @@ def measure_parity(model: ServableModel, prompts: Sequence[list[int]], *, num_to
             f"a prompt of {longest} tokens and num_tokens={num_tokens} exceed the {model.config.max_positions} "
             "positions of the model; shorten one of them"
         )
-    engine = Engine(model, max_batch=len(prompts))
+    rows = whole_pages(longest + num_tokens) * len(prompts)
+    engine = NotingEngine(model, max_batch=len(prompts), cache_tokens=4 * rows, prefill_tokens=rows, prefix_cache=False)
     params = [SamplingParams(max_tokens=num_tokens, seed=seed + i, ignore_eos=True) for i in range(len(prompts))]
     with recorded_experts(model.network) as engine_experts:
         outputs = engine.generate(list(prompts), params)
@@ -54,7 +56,7 @@ def measure_parity(model: ServableModel, prompts: Sequence[list[int]], *, num_to
     reported_N = torch.tensor([log_prob for output in outputs for log_prob in output.logprobs])
     disagreements, num_routings = 0, 0
     for passes, (trained_BTA,) in zip(engine_experts.values(), trainer_experts.values(), strict=True):
-        for decided_TA, trained_TA in zip(by_prompt(passes, prompts, num_tokens - 1), trained_BTA, strict=True):
+        for decided_TA, trained_TA in zip(by_prompt(passes, engine.rows, prompts), trained_BTA, strict=True):
             disagreements += int((decided_TA != trained_TA[: len(decided_TA)]).any(-1).sum())
             num_routings += len(decided_TA)
     return Parity(
@@ -65,15 +67,34 @@ def measure_parity(model: ServableModel, prompts: Sequence[list[int]], *, num_to
     )
 
 
-def by_prompt(passes: list[Tensor], prompts: Sequence[list[int]], num_decoded: int) -> list[Tensor]:
+class NotingEngine(Engine):
+    """Notes the requests of every step, in the order of rows: those decoded, then those whose prompts were read."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.rows: list[list[int]] = []
+
+    def step(self) -> list[Event]:
+        events = super().step()
+        self.rows.append([event.request_id for event in events])
+        return events
+
+
+def by_prompt(passes: list[Tensor], rows: list[list[int]], prompts: Sequence[list[int]]) -> list[Tensor]:
     """The engine's decisions for each prompt and its reply but the last token, [T, A]; equal prompts were read once."""
-    reading, decoding = passes[: len(passes) - num_decoded], passes[len(passes) - num_decoded :]
-    rows_TA = [row_TA for chunk_BTA in reading for row_TA in chunk_BTA]
-    place_of = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    return [
-        torch.cat([rows_TA[place_of[tuple(prompt)]][: len(prompt)], *(step_B1A[row] for step_B1A in decoding)])
-        for row, prompt in enumerate(prompts)
-    ]
+    parts: dict[int, list[Tensor]] = {}
+    upcoming = iter(passes)
+    prompt_of = dict(enumerate(map(tuple, prompts), start=1))  # by the ids that the engine gave them
+    for requests in rows:
+        decoded, read = [r for r in requests if r in parts], [r for r in requests if r not in parts]
+        if decoded:
+            for request, decided_TA in zip(decoded, next(upcoming), strict=True):
+                parts[request].append(decided_TA)
+        if read:
+            distinct = dict.fromkeys(prompt_of[request] for request in read)
+            decided_of = dict(zip(distinct, next(upcoming), strict=True))
+            parts |= {r: [decided_of[prompt_of[r]][: len(prompt_of[r])]] for r in read}
+    return [torch.cat(parts[request]) for request in prompt_of]
 
 
 @contextmanager

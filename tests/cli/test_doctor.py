@@ -62,7 +62,7 @@ def test_instruction_sets_are_read_from_cpuinfo(cpuinfo, machine, names):
 
 def test_a_quota_of_the_control_group_cuts_the_cores(monkeypatch):
     files = {"cpu.max": ["150000 100000\n", "max 100000\n", ""]}
-    monkeypatch.setattr(doctor, "_control_group_texts", files.__getitem__)
+    monkeypatch.setattr(doctor, "control_group_texts", files.__getitem__)
     assert doctor.usable_cores() <= 1.5
 
 

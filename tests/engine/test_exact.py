@@ -119,14 +119,22 @@ def test_equal_prompts_are_read_once(model, prompts, count_rows):
     assert len({tuple(output.token_ids) for output in outputs}) > 6, "every request has draws of its own"
 
 
-def test_the_cache_has_rows_for_what_runs_at_once_and_not_for_what_might(model, prompts):
-    engine = Engine(model, max_batch=100)
+def test_the_cache_has_rows_for_what_runs_at_once_and_none_afterwards(model, prompts):
+    engine = Engine(model, max_batch=100, prefix_cache=False)
     for num_prompts in (1, 5, 3, 40):
-        engine.generate(prompts[:num_prompts], SamplingParams(max_tokens=1))
-        assert num_prompts <= len(engine.runner.cache.lengths_B) <= max(2 * num_prompts, 8)
+        for prompt in prompts[:num_prompts]:
+            engine.add(prompt, SamplingParams(max_tokens=9, ignore_eos=True))
+        while len(engine.running) < num_prompts:
+            engine.step()
+        assert num_prompts <= len(engine.runner.cache.lengths_B) <= 2 * num_prompts
+        while engine.has_work:
+            engine.step()
+        assert engine.runner.cache.num_tokens == 0
 
 
-def test_many_long_prompts_are_read_in_parts_and_give_the_same(model, prompts, params, alone, count_rows, monkeypatch):
-    monkeypatch.setattr("gorae.engine.runner.PREFILL_TOKENS", 100)
-    assert Engine(model).generate(prompts, params) == alone
-    assert all(rows * length <= 100 for rows, length in count_rows if length > 1)
+@pytest.mark.parametrize("prefill_tokens", [32, 64, 96])
+def test_prompts_are_read_in_chunks_of_any_size_and_give_the_same(
+    model, prompts, params, alone, count_rows, prefill_tokens
+):
+    assert Engine(model, prefill_tokens=prefill_tokens).generate(prompts, params) == alone
+    assert all(rows * length <= prefill_tokens for rows, length in count_rows if length > 1)

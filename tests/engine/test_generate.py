@@ -83,12 +83,12 @@ def test_max_tokens_is_the_length_of_what_is_cut(model, prompts):
         assert (len(output.token_ids), output.finish_reason) == (max_tokens, "length")
 
 
-@pytest.mark.parametrize("moment", ["decode", "prefill", "remove"])
+@pytest.mark.parametrize("moment", ["decode", "begin", "read", "remove"])
 def test_an_interrupted_step_leaves_an_engine_that_answers_as_a_new_one(model, prompts, monkeypatch, moment):
     engine, params = Engine(model), SamplingParams(max_tokens=6, seed=1)
     with monkeypatch.context() as patch:
 
-        def interrupt(*_):
+        def interrupt(*_, **__):
             raise KeyboardInterrupt
 
         patch.setattr(engine.runner, moment, interrupt)
