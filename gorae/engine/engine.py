@@ -155,7 +155,7 @@ class Engine:
         self.runner.clear()
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy new weights into the network, by its own names; requests go on with them. ValueError for foreign ones."""
+        """Copy new weights into the network, by its own names; requests go on with them. ValueError for strangers."""
         replace_weights(self.runner.network, weights)
         self.weights_changed()
 
@@ -200,7 +200,7 @@ class Engine:
             self.preempt()
 
     def preempt(self) -> None:
-        """Send the youngest request back to the head of the queue; what it has sampled is read again with its prompt."""
+        """Send the youngest request back to the head of the queue; its reply so far is read again with its prompt."""
         youngest = max((*self.running, *self.reading.requests), key=lambda request: request.request_id)
         self.release(youngest)
         self.waiting.appendleft(youngest)

@@ -56,7 +56,8 @@ class PrefixCache:
         while self.num_tokens > max(0, max_tokens):
             oldest = next(iter(self.by_use))
             del self.by_use[oldest]
-            assert oldest.parent and not oldest.children, "a page is used whenever one that follows it is"
+            assert oldest.parent is not None
+            assert not oldest.children, "a page is used whenever one that follows it is"
             del oldest.parent.children[oldest.tokens]
 
     def known(self, sequence: Sequence[int]) -> list[Node]:

@@ -105,7 +105,7 @@ class Runner:
     @torch.inference_mode()
     def remove(self, row: int, sequence: Sequence[int]) -> None:
         """Free a running row, keeping what it has read of `sequence`; the last running row takes its place."""
-        self.keep(row, sequence)
+        self.keep(row, sequence, leaves=True)
         self.num_running -= 1
         if row != self.num_running:
             self.cache.adopt([row], self.cache, [self.num_running])
@@ -117,16 +117,16 @@ class Runner:
     def abandon(self) -> None:
         """Stop reading, keeping what has been read."""
         for row, sequence in enumerate(self.reading, self.num_running):
-            self.keep(row, sequence)
+            self.keep(row, sequence, leaves=True)
         self.reading = []
         self.give_back()
 
-    def keep(self, row: int, sequence: Sequence[int]) -> None:
-        """Let others find what a row has read, where there is room; the room of the last row falls free itself."""
+    def keep(self, row: int, sequence: Sequence[int], *, leaves: bool = False) -> None:
+        """Let others find what a row has read, where there is room; the last row to leave gives all of its own."""
         if self.prefix_cache:
             read = sequence[: int(self.cache.lengths_B[row])]
-            taken = self.cache.num_tokens if self.num_rows > 1 else 0
-            self.prefixes.keep(read, lambda number: self.cache.copy_page(row, number), max_tokens=self.cache_tokens - taken)
+            room = self.cache_tokens - (0 if leaves and self.num_rows == 1 else self.cache.num_tokens)
+            self.prefixes.keep(read, lambda number: self.cache.copy_page(row, number), max_tokens=room)
 
     def make_room(self, num_rows: int, num_tokens: int) -> None:
         """Let the cache have `num_rows` rows of `num_tokens` tokens; prefixes go where that takes their room."""

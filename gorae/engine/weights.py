@@ -26,8 +26,7 @@ class WeightsWatch:
 
     def has_been_replaced(self) -> bool:
         """Whether the network holds another tensor in the place of one seen before; walks through the network."""
-        now = self.look()
-        return len(now) != len(self.seen) or any(new is not old for (new, _), (old, _) in zip(now, self.seen))
+        return [id(tensor) for tensor, _ in self.look()] != [id(tensor) for tensor, _ in self.seen]
 
 
 def num_changes(tensor: Tensor) -> int:
@@ -36,7 +35,7 @@ def num_changes(tensor: Tensor) -> int:
 
 @torch.no_grad()
 def replace_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy `weights` into the network's tensors of the same names; ValueError, and no change, where one has no place."""
+    """Copy `weights` into the network's tensors of those names. Raises ValueError, and copies none, if one has no place."""
     held = dict(network.named_parameters()) | dict(network.named_buffers())
     for name, tensor in weights.items():
         if name not in held:

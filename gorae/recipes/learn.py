@@ -150,7 +150,7 @@ def reinforce(
     """
     wanted = settings.rl
     model, reference = load_chat_model(start, trainable=True), load_chat_model(start).network
-    engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, count=meter.add)
+    engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
     sealed = sealed_items(settings.prepare).fingerprints
     config = replace(model.config, num_mtp_modules=0)
@@ -191,7 +191,7 @@ def sample_teacher(
 ) -> None:
     """Let the teacher answer, and keep its correct replies in `traces-*.jsonl`, a file a chunk of prompts."""
     model = load_chat_model(teacher)
-    engine = Engine(model, count=meter.add)
+    engine = Engine(model, prefix_cache=False, count=meter.add)
     sealed = sealed_items(settings.prepare).fingerprints
     problems = list(islice(draw_problems(f"distill/{settings.seed}", sealed=sealed), wanted.num_prompts))
     done = len(list(folder.glob("traces-*.jsonl")))

@@ -63,7 +63,7 @@ def sample_completions(
     chats = [model.tokenizer.encode_chat([Message("user", prompt)], mode=mode) for prompt in prompts]
     repeated = [chat for chat in chats for _ in range(samples)]
     params = [SamplingParams(max_tokens=wanted.max_tokens, seed=place) for place in range(len(repeated))]
-    outputs = Engine(model, count=meter.add).generate(repeated, params)
+    outputs = Engine(model, prefix_cache=False, count=meter.add).generate(repeated, params)
     # A reply cut off at the length limit gave no answer, whatever its text ends in.
     texts = [output.text if output.finish_reason == "stop" else "" for output in outputs]
     completions = [Completion(text, len(output.token_ids)) for text, output in zip(texts, outputs, strict=True)]

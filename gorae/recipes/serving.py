@@ -16,6 +16,8 @@ from gorae.recipes.settings import ServeSettings
 from gorae.server import create_api, serve, serving
 from gorae.tasks import LANGUAGES, draw_problem
 
+PREFILL_TOKENS = 512  # of a long prompt a step: so long do replies that are being written pause
+
 ABOUT = {
     "ko": (
         "이 모델은 이 컴퓨터에서 몇 분 만에 처음부터 학습한 아주 작은 모델입니다.\n"
@@ -68,8 +70,8 @@ def served_model(path: Path) -> Iterator[str]:
 
 def _api(path: Path, page: ASGIApp | None = None) -> ASGIApp:
     model = load_chat_model(path)
-    max_positions = model.config.max_positions
-    return create_api(Engine(model), model.tokenizer, model_name(path), max_positions=max_positions, page=page)
+    engine = Engine(model, prefill_tokens=PREFILL_TOKENS)
+    return create_api(engine, model.tokenizer, model_name(path), max_positions=engine.max_positions, page=page)
 
 
 def words_of_the_page(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gorae.observe import log
 
 
 class TokenEvent(Protocol):
-    """One sampled token of one request; `finish_reason` is set on its last."""
+    """One sampled token of one request; `finish_reason` is set on its last, `num_cached` counts known prompt tokens."""
 
     @property
     def request_id(self) -> int: ...
@@ -26,6 +26,8 @@ class TokenEvent(Protocol):
     def token_id(self) -> int: ...
     @property
     def finish_reason(self) -> str | None: ...
+    @property
+    def num_cached(self) -> int: ...
 
 
 class SteppingEngine(Protocol):

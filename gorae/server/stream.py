@@ -63,6 +63,7 @@ class ReplyReader:
         self._parser = ReplyParser(mode, chat_format, call_id=lambda _: f"call_{uuid.uuid4().hex}")
         self._stop = StopFilter(stop_strings)
         self._num_prompt_tokens = num_prompt_tokens
+        self._num_cached = 0
         self._num_tokens = 0
         self._num_reasoning_tokens = 0
         self._is_reasoning = mode == "think"
@@ -71,6 +72,7 @@ class ReplyReader:
         """Yield what each token adds, until the engine or a stop string ends the reply."""
         async for event in generation:
             self._count(event.token_id)
+            self._num_cached = event.num_cached
             yield self._filtered(self._parser.feed(self._decoder.push([event.token_id])))
             if self._stop.has_stopped:
                 self.finish_reason = "stop"
@@ -86,6 +88,8 @@ class ReplyReader:
             "prompt_tokens": self._num_prompt_tokens,
             "completion_tokens": self._num_tokens,
             "total_tokens": self._num_prompt_tokens + self._num_tokens,
+            "prompt_cache_hit_tokens": self._num_cached,
+            "prompt_cache_miss_tokens": self._num_prompt_tokens - self._num_cached,
             "completion_tokens_details": {"reasoning_tokens": self._num_reasoning_tokens},
         }
 

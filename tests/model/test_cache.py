@@ -88,3 +88,35 @@ def test_an_adopted_row_decodes_to_the_same_bits(network, config, tokens_BT):
         found = network(tokens_BT[[3, 1], place][:, None], cache)
         cache.lengths_B += 1
         assert torch.equal(found.hidden_BTD[:, 0], whole.hidden_BTD[[3, 1], place])
+
+
+def test_pages_copied_out_of_one_row_begin_another(config):
+    cache = Cache(config, 3)
+    drawn = fill(cache, config, slice(1, 2), 70)
+    pages = [cache.copy_page(1, number) for number in range(2)]
+    other = Cache(config, 2)
+    other.begin(1, pages)
+    assert other.lengths_B.tolist() == [0, 64]
+    for (keys, values), (key, value) in zip(other.layers, drawn, strict=True):
+        assert torch.equal(keys[1, :, :64], key[0, :, :64])
+        assert torch.equal(values[1, :, :64], value[0, :, :64])
+    cache.layers[0][0].zero_()
+    assert torch.equal(pages[1].keys_LHPK[0], drawn[0][0][0, :, 32:64])
+    other.begin(1, [])
+    assert other.lengths_B.tolist() == [0, 0]
+
+
+def test_a_resized_cache_keeps_what_fits(config):
+    cache = Cache(config, 3)
+    drawn = fill(cache, config, slice(0, 3), 70)
+    cache.resize(5, 70)
+    assert cache.num_tokens == 5 * whole_pages(70)
+    assert cache.lengths_B.tolist() == [70, 70, 70, 0, 0]
+    cache.resize(2, 130)
+    assert cache.lengths_B.tolist() == [70, 70]
+    for (keys, values), (key, value) in zip(cache.layers, drawn, strict=True):
+        assert keys.shape[:3] == (2, config.key_heads, whole_pages(130))
+        assert torch.equal(keys[:, :, :70], key[:2])
+        assert torch.equal(values[:, :, :70], value[:2])
+    cache.resize(0, 0)
+    assert cache.num_tokens == 0

@@ -17,6 +17,7 @@ class ScriptedEvent:
     request_id: int
     token_id: int
     finish_reason: str | None
+    num_cached: int = 3
 
 
 class ScriptedEngine:

@@ -33,6 +33,8 @@ def test_the_official_client_gets_reasoning_answer_and_usage_apart(url, tokenize
     assert reply.usage.completion_tokens_details.reasoning_tokens == num_thinking
     assert reply.usage.completion_tokens == num_thinking + len(tokenizer.encode("\n\n답: 8")) + 1
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+    assert reply.usage.prompt_cache_hit_tokens == 3  # as the scripted engine says
+    assert reply.usage.prompt_cache_miss_tokens == reply.usage.prompt_tokens - 3
 
 
 def test_the_official_client_streams_the_same_reply(url):

@@ -1,0 +1,218 @@
+"""What has been read is read once, as long as there is room and the weights are those that read it."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from gorae import Engine, SamplingParams
+from gorae.checkpoint import Model
+from gorae.config import forward_flops
+from gorae.engine.prefixes import PrefixCache
+
+PARAMS = SamplingParams(max_tokens=3, seed=1, ignore_eos=True, logprobs=300)
+LONG = [3 + n * n % 290 for n in range(100)]
+
+
+@pytest.fixture
+def num_read(model):
+    """Tokens the network has been given, padding included, while the test runs."""
+    counted: list[int] = []
+    hook = model.network.register_forward_pre_hook(lambda _, inputs: counted.append(inputs[0].numel()))
+    yield counted
+    hook.remove()
+
+
+@pytest.fixture
+def own(model) -> Model:
+    """A model whose weights a test may change."""
+    return Model(deepcopy(model.network), model.config, model.tokenizer)
+
+
+def generate(engine, *prompts, params=PARAMS):
+    return engine.generate(list(prompts), params)
+
+
+def test_behind_a_cached_prefix_every_probability_has_the_bits_it_has_cold(model):
+    engine = Engine(model)
+    generate(engine, LONG)
+    for place, length in enumerate((33, 64, 65, 100)):
+        for shared in (0, 31, 40, 64, 99):
+            prompt = LONG[: min(shared, length)] + [70 * place + shared // 2 + 11] * (length - shared)
+            warm, cold = generate(engine, prompt)[0], generate(Engine(model, prefix_cache=False), prompt)[0]
+            assert warm == cold
+            assert warm.num_cached == 32 * (min(shared, length - 1) // 32)
+            assert cold.num_cached == 0
+
+
+def test_only_what_is_not_known_is_read_and_billed(model, num_read):
+    counted = []
+    engine = Engine(model, count=lambda *, flops, tokens: counted.append((flops, tokens)))
+    once = SamplingParams(max_tokens=1)
+    generate(engine, LONG, params=once)
+    generate(engine, LONG[:64] + [5] * 10, params=once)
+    generate(engine, LONG[:64], params=once)  # the last token is always read, and so its page
+    assert num_read == [100, 10, 32]
+    assert counted == [
+        (forward_flops(model.config, 100, context=50), 100),
+        (forward_flops(model.config, 10, context=64 + 5), 10),
+        (forward_flops(model.config, 32, context=32 + 16), 32),
+    ]
+    assert (engine.stats.prompt_tokens, engine.stats.cached_tokens) == (100 + 74 + 64, 64 + 32)
+
+
+def test_without_a_prefix_cache_all_is_read_and_nothing_stays(model, num_read):
+    engine = Engine(model, prefix_cache=False)
+    for _ in range(2):
+        generate(engine, LONG, params=SamplingParams(max_tokens=1))
+    assert num_read == [100, 100]
+    assert engine.stats.cached_tokens == 0
+    assert engine.runner.prefixes.num_tokens == 0
+
+
+def test_a_request_still_running_shares_what_it_has_read(model):
+    engine = Engine(model)
+    engine.add(LONG, SamplingParams(max_tokens=50, ignore_eos=True))
+    engine.step()
+    engine.add(LONG[:70], SamplingParams(max_tokens=50, ignore_eos=True))
+    assert [event.num_cached for event in engine.step()] == [0, 64]
+
+
+def test_a_conversation_goes_on_behind_its_own_replies(model):
+    """The tokens that decoding wrote serve the next turn as those that were read do."""
+    engine = Engine(model)
+    first = generate(engine, LONG[:50], params=SamplingParams(max_tokens=60, seed=1, ignore_eos=True))[0]
+    turn = LONG[:50] + first.token_ids + [9, 8, 7]
+    second = generate(engine, turn)[0]
+    assert second.num_cached == 96
+    assert second == generate(Engine(model), turn)[0]
+
+
+def test_a_cancelled_request_leaves_what_it_has_read(model):
+    engine = Engine(model, prefill_tokens=32)
+    request = engine.add(LONG, PARAMS)
+    engine.step()
+    engine.step()
+    engine.cancel(request)
+    assert generate(engine, LONG)[0].num_cached == 64
+
+
+def test_prefixes_fill_the_cache_and_make_way_for_whoever_runs(model):
+    engine = Engine(model, cache_tokens=160, prefill_tokens=64)
+    for start in range(5, 12):
+        generate(engine, [start] * 100, params=SamplingParams(max_tokens=1))
+    assert engine.runner.prefixes.num_tokens > 160 - 32 * 3
+    engine.add([50] * 150, SamplingParams(max_tokens=5))
+    engine.step()
+    assert engine.runner.cache.num_tokens == 160
+    assert engine.runner.prefixes.num_tokens == 0
+
+
+def pages_of(sequence):
+    return lambda number: tuple(sequence[: 32 * (number + 1)])  # a page stands for all it follows from
+
+
+def test_the_least_recently_used_page_goes_first_and_never_one_that_others_follow():
+    prefixes = PrefixCache()
+    a, b, c = ([number] * 96 for number in (1, 2, 3))
+    fork = a[:64] + b[:32]
+    for sequence in (a, b, fork):
+        prefixes.keep(sequence, pages_of(sequence), max_tokens=320)
+    assert prefixes.num_tokens == 7 * 32
+    prefixes.find(a)
+    prefixes.keep(c, pages_of(c), max_tokens=6 * 32)  # takes b's pages and fork's own: used before a was
+    assert prefixes.find(b) == prefixes.find(fork)[2:] == []
+    assert prefixes.find(a) == [tuple(a[:32]), tuple(a[:64]), tuple(a[:96])]
+    assert prefixes.find(c) == [tuple(c[:32]), tuple(c[:64]), tuple(c[:96])]
+    prefixes.shrink(4 * 32)
+    assert len(prefixes.find(a)) == 1
+    assert len(prefixes.find(c)) == 3
+    prefixes.shrink(0)
+    assert prefixes.num_tokens == 0
+    assert not prefixes.root.children
+
+
+def test_a_sequence_longer_than_the_room_is_kept_as_far_as_it_goes():
+    prefixes, sequence = PrefixCache(), list(range(200))
+    prefixes.keep([7] * 64, pages_of([7] * 64), max_tokens=100)
+    prefixes.keep(sequence, pages_of(sequence), max_tokens=100)
+    assert len(prefixes.find(sequence)) == 3
+    assert prefixes.num_tokens == 96
+    prefixes.keep(sequence, pages_of(sequence), max_tokens=-5)
+    assert prefixes.num_tokens == 96
+
+
+def test_equal_prompts_keep_one_copy(model):
+    engine = Engine(model)
+    generate(engine, LONG, LONG, LONG[:64], params=SamplingParams(max_tokens=1))
+    assert engine.runner.prefixes.num_tokens == 96
+
+
+@torch.no_grad()
+def by_an_optimizer(own, _):
+    own.network.blocks[0].attention.latent_down_CRD.add_(0.05)
+
+
+def by_loading(own, _):
+    weights = {name: tensor * 1.02 for name, tensor in own.network.state_dict().items()}
+    own.network.load_state_dict(weights)
+
+
+def by_new_tensors(own, _):
+    weights = {name: tensor * 1.02 for name, tensor in own.network.state_dict().items()}
+    own.network.load_state_dict(weights, assign=True)
+
+
+def by_the_engine(own, engine):
+    name = "blocks.1.attention.latent_down_CRD"
+    engine.update_weights({name: own.network.state_dict()[name] * 1.02})
+
+
+def by_a_way_around_and_a_word(own, engine):
+    own.network.blocks[0].attention.latent_down_CRD.data.add_(0.05)
+    engine.weights_changed()
+
+
+CHANGES = [by_an_optimizer, by_loading, by_new_tensors, by_the_engine, by_a_way_around_and_a_word]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_prefix_outlives_the_weights_that_read_it(own, change):
+    engine = Engine(own)
+    old = generate(engine, LONG)[0]
+    change(own, engine)
+    new = generate(engine, LONG)[0]
+    expected = generate(Engine(own), LONG)[0]
+    assert new.top_logprobs == expected.top_logprobs != old.top_logprobs
+    assert (old.weights_version, new.weights_version, new.num_cached) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("change", [by_an_optimizer, by_the_engine, by_a_way_around_and_a_word])
+def test_a_request_under_way_goes_on_with_the_new_weights_alone(own, change):
+    """Its next token is what the new weights say of its prompt and of what it has written, nothing remembered."""
+    engine = Engine(own, prefill_tokens=32)
+    params = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
+    running, reading = engine.add(LONG[:40], params), engine.add(LONG, params)
+    tokens = {running: [], reading: []}
+    while len(tokens[running]) < 3:
+        for event in engine.step():
+            tokens[event.request_id].append(event.token_id)
+    assert engine.reading.requests
+    change(own, engine)
+    written = list(tokens[running])
+    while engine.has_work:
+        for event in engine.step():
+            tokens[event.request_id].append(event.token_id)
+    assert tokens[running][3:] == generate(Engine(own), LONG[:40] + written, params=params)[0].token_ids[:5]
+    assert tokens[reading] == generate(Engine(own), LONG, params=params)[0].token_ids
+
+
+def test_weights_that_do_not_fit_are_refused_before_any_is_copied(own):
+    engine, before = Engine(own), deepcopy(own.network.state_dict())
+    fine = {"norm_D": torch.zeros_like(own.network.norm_D)}
+    with pytest.raises(ValueError, match="the network has no weight 'nrom_D'; give names of its named_parameters"):
+        engine.update_weights(fine | {"nrom_D": torch.ones(20)})
+    with pytest.raises(ValueError, match=r"head_WD of shape \[3, 4\] does not fit into \[300, 20\]"):
+        engine.update_weights(fine | {"head_WD": torch.ones(3, 4)})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in own.network.state_dict().items())
+    assert engine.weights_version == 0
