@@ -35,7 +35,7 @@ def num_changes(tensor: Tensor) -> int:
 
 @torch.no_grad()
 def replace_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy `weights` into the network's tensors of those names. Raises ValueError, and copies none, if one has no place."""
+    """Copy `weights` into the network's tensors of those names. ValueError, and no copy, if one has no place."""
     held = dict(network.named_parameters()) | dict(network.named_buffers())
     for name, tensor in weights.items():
         if name not in held:

@@ -9,6 +9,7 @@ from gorae import Engine, SamplingParams
 from gorae.checkpoint import Model
 from gorae.config import forward_flops
 from gorae.engine.prefixes import PrefixCache
+from gorae.train import HybridOptimizer, OptimizerSettings
 
 PARAMS = SamplingParams(max_tokens=3, seed=1, ignore_eos=True, logprobs=300)
 LONG = [3 + n * n % 290 for n in range(100)]
@@ -148,9 +149,15 @@ def test_equal_prompts_keep_one_copy(model):
     assert engine.runner.prefixes.num_tokens == 96
 
 
-@torch.no_grad()
 def by_an_optimizer(own, _):
-    own.network.blocks[0].attention.latent_down_CRD.add_(0.05)
+    optimizer = HybridOptimizer(own.network.named_parameters(), OptimizerSettings(lr=0.01, matrix_lr=0.01))
+    own.network.logits(own.network(torch.tensor([LONG])).hidden_BTD).square().mean().backward()
+    optimizer.step(1.0)
+
+
+@torch.no_grad()
+def by_balancing_the_router(own, _):
+    own.network.blocks[1].feed_forward.bias_E.add_(torch.arange(8) * 0.1)
 
 
 def by_loading(own, _):
@@ -173,7 +180,14 @@ def by_a_way_around_and_a_word(own, engine):
     engine.weights_changed()
 
 
-CHANGES = [by_an_optimizer, by_loading, by_new_tensors, by_the_engine, by_a_way_around_and_a_word]
+CHANGES = [
+    by_an_optimizer,
+    by_balancing_the_router,
+    by_loading,
+    by_new_tensors,
+    by_the_engine,
+    by_a_way_around_and_a_word,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
