@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gorae.config import ModelConfig
+from gorae.engine.broken import require_numbers
 from gorae.engine.request import Output, Request, SamplingParams
 from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import adjusted, sample, uniforms
@@ -122,6 +123,7 @@ class Engine:
 
     def take_tokens(self, log_probs_BW: Tensor) -> None:
         """Sample every running request's next token from its row."""
+        require_numbers(log_probs_BW, self.runner.network, self.running)
         params = [request.params for request in self.running]
         numbers_B = uniforms([r.seed for r in self.running], [len(r.token_ids) for r in self.running])
         scores_BW = adjusted(log_probs_BW, params, [request.token_ids for request in self.running])
