@@ -17,7 +17,7 @@ def require_numbers(log_probs_BW: Tensor, network: Network, requests: Sequence[R
     request = requests[int(is_broken_B.nonzero()[0])]
     place = broken_place(network, [*request.prompt_ids, *request.token_ids])
     raise ValueError(
-        f"the log-probabilities of a request are not numbers, and {place} is where that begins: weights there are NaN or "
+        f"a request's log-probabilities are not numbers, and {place} is where that begins: weights there are NaN or "
         "far too large; load a checkpoint that is whole, or an earlier one of this run"
     )
 
