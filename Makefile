@@ -16,11 +16,10 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 INSTALLED := .venv/installed
 JUDGE := .venv/llama-cpp
 
-# llama.cpp in a few minutes: for this machine's instructions, without what the tests do not call. Where cmake and ninja
-# are missing, pip brings them.
-JUDGE_BUILD := -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/tests/checkpoint/llama_cpp.cmake \
-	-DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF \
-	-DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF -DGGML_CPU_REPACK=OFF
+# llama.cpp as fast as it can be, for it is also the peer of benchmarks/serve.py, but without what neither calls. Where
+# cmake and ninja are missing, pip brings them.
+JUDGE_BUILD := -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/tests/checkpoint/llama_cpp.cmake -DLLAVA_BUILD=OFF \
+	-DLLAMA_OPENSSL=OFF
 
 .PHONY: setup run check test test-slow wheel
 
