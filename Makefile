@@ -13,10 +13,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 INSTALLED := .venv/installed
+COMPILED := .venv/compiled
+KERNELS := setup.py $(wildcard gorae/kernels/*.cc gorae/kernels/*.h gorae/kernels/*/*.cc)
 
-.PHONY: setup run check test test-slow wheel
+.PHONY: setup run check test test-reference test-slow wheel
 
-setup: $(INSTALLED)
+setup: $(INSTALLED) $(COMPILED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Gorae needs Python 3.11 or newer and found none as: $(CANDIDATES);" \
@@ -25,7 +27,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "PYTHON=$(PYTHON) is no Python 3.11 or newer; name one that is" >&2; exit 1; }
 	@"$(PYTHON)" -m venv .venv || { echo "$(PYTHON) can not make a virtual environment;" \
 		"on Debian and Ubuntu install its venv package, such as python3-venv" >&2; exit 1; }
-	.venv/bin/python -m pip install --editable '.[dev]'
+	GORAE_KERNELS=reference .venv/bin/python -m pip install --editable '.[dev]'
+	@touch $@
+
+# Here rather than by pip, so that one sees it, and again whenever a kernel changes. Without a C++ compiler it warns and
+# goes on: Gorae then runs on plain PyTorch.
+$(COMPILED): $(KERNELS) | $(INSTALLED)
+	rm -f gorae/kernels/native*.so
+	.venv/bin/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 run: setup
@@ -38,10 +47,14 @@ check: setup
 	.venv/bin/lint-imports
 	.venv/bin/pytest tests/test_house.py
 
-test test-slow: export HF_HUB_OFFLINE := 1
+test test-reference test-slow: export HF_HUB_OFFLINE := 1
 
 test: setup
 	.venv/bin/pytest -m "not slow"
+
+# The rooms whose numbers the compiled kernels make, without them.
+test-reference: setup
+	GORAE_KERNELS=reference .venv/bin/pytest -m "not slow" tests/kernels tests/model tests/engine tests/train tests/posttrain
 
 test-slow: setup
 	.venv/bin/pytest -m slow

@@ -1,0 +1,250 @@
+// y = x Wᵀ with one order of summation for every output: a chain of fused multiply-adds from +0 over each block of 256
+// inputs, and these sums added in order to +0. An output's bits follow from its row of x and its row of W alone.
+//
+// Few rows read W as it lies, eight by eight, turned in registers: bound by the bytes of W. More rows first pack sixteen
+// outputs side by side, a block of inputs at a time (16 KB, which stays in the first cache), and run tiles of up to 6
+// rows over it: bound by multiply-adds. Threads take groups of outputs, and parts of the rows where those are few.
+
+#pragma once
+
+#include "../operations.h"
+
+namespace gorae::GORAE_SET {
+
+constexpr long BLOCK = 256;       // inputs in a chain
+constexpr int PANEL = 16;         // outputs side by side in packed memory
+constexpr long GROUP_PANELS = 4;  // panels a task packs
+constexpr int TILE = 6;           // most rows of a tile: 12 of 16 registers hold its sums
+constexpr long FEW_ROWS = 6;      // up to which packing does not pay
+constexpr long ROWS_AT_HAND = 96; // whose block of inputs stays in the second cache
+constexpr double LEAST_FLOPS = 2e5;  // below which a second thread costs more than it helps
+
+inline long least(long a, long b) { return a < b ? a : b; }
+inline long blocks_of(long size, long block) { return (size + block - 1) / block; }
+
+// The rows of eight outputs; where the matrix ends, its last row again.
+template <class Number>
+inline void eight_rows(Matrix<const Number> weight, long first, const Number* rows[8]) {
+    for (int i = 0; i < 8; ++i) rows[i] = weight.row(least(first + i, weight.rows - 1));
+}
+
+// As load_columns, where fewer than eight columns are left.
+template <class Number>
+inline void load_last_columns(const Number* const rows[8], long first, long count, Lanes columns[8]) {
+    Number copies[8][8] = {};
+    const Number* whole[8];
+    for (int i = 0; i < 8; ++i) {
+        std::memcpy(copies[i], rows[i] + first, count * sizeof(Number));
+        whole[i] = copies[i];
+    }
+    load_columns(whole, 0, columns);
+}
+
+inline void store_some(float* to, Lanes a, long count) {
+    if (count >= 8) return store(to, a);
+    float copy[8];
+    store(copy, a);
+    std::memcpy(to, copy, count * sizeof(float));
+}
+
+// ROWS rows by GROUPS · 8 outputs, W as it lies.
+template <int ROWS, int GROUPS, class Number>
+void direct_tile(Matrix<const float> x, long first_row, Matrix<const Number> weight, long first_output,
+                 Matrix<float> y) {
+    constexpr long LINE = 64 / sizeof(Number);  // inputs in a cache line
+#ifndef AHEAD_LINES
+#define AHEAD_LINES 4
+#endif
+    constexpr long AHEAD = AHEAD_LINES * LINE;
+    const Number* rows[GROUPS][8];
+    const float* inputs[ROWS];
+    Lanes total[ROWS][GROUPS];
+    for (int g = 0; g < GROUPS; ++g) eight_rows(weight, first_output + 8 * g, rows[g]);
+    for (int r = 0; r < ROWS; ++r) inputs[r] = x.row(first_row + r);
+    for (int r = 0; r < ROWS; ++r)
+        for (int g = 0; g < GROUPS; ++g) total[r][g] = zero();
+    for (long start = 0; start < x.columns; start += BLOCK) {
+        const long end = least(start + BLOCK, x.columns);
+        Lanes sum[ROWS][GROUPS];
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; ++g) sum[r][g] = zero();
+        long k = start;
+        for (; k + LINE <= end; k += LINE)
+#pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; ++g) {
+#pragma GCC unroll 8
+                for (int i = 0; i < 8; ++i) prefetch(rows[g][i] + k + AHEAD);
+#pragma GCC unroll 4
+                for (int step = 0; step < LINE; step += 8) {
+                    Lanes columns[8];
+                    load_columns(rows[g], k + step, columns);
+#pragma GCC unroll 8
+                    for (int j = 0; j < 8; ++j)
+#pragma GCC unroll 8
+                        for (int r = 0; r < ROWS; ++r)
+                            sum[r][g] = fused(broadcast(inputs[r][k + step + j]), columns[j], sum[r][g]);
+                }
+            }
+        for (; k + 8 <= end; k += 8)
+#pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; ++g) {
+                Lanes columns[8];
+                load_columns(rows[g], k, columns);
+#pragma GCC unroll 8
+                for (int j = 0; j < 8; ++j)
+#pragma GCC unroll 8
+                    for (int r = 0; r < ROWS; ++r)
+                        sum[r][g] = fused(broadcast(inputs[r][k + j]), columns[j], sum[r][g]);
+            }
+        if (k < end)
+            for (int g = 0; g < GROUPS; ++g) {
+                Lanes columns[8];
+                load_last_columns(rows[g], k, end - k, columns);
+                for (long j = 0; j < end - k; ++j)
+                    for (int r = 0; r < ROWS; ++r)
+                        sum[r][g] = fused(broadcast(inputs[r][k + j]), columns[j], sum[r][g]);
+            }
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; ++g) total[r][g] = total[r][g] + sum[r][g];
+    }
+    for (int r = 0; r < ROWS; ++r)
+        for (int g = 0; g < GROUPS; ++g) {
+            const long output = first_output + 8 * g;
+            if (output < y.columns) store_some(y.row(first_row + r) + output, total[r][g], y.columns - output);
+        }
+}
+
+// Groups of eight outputs that keep enough chains going at once without running out of registers.
+constexpr int groups_for(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+
+template <int ROWS, class Number>
+void direct_rows(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y, long first, long last) {
+    constexpr int GROUPS = groups_for(ROWS);
+    for (long output = first; output < last; output += 8 * GROUPS)
+        direct_tile<ROWS, GROUPS>(x, 0, weight, output, y);
+}
+
+// All rows of x, at most FEW_ROWS, by outputs first to last.
+template <class Number>
+void direct(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y, long first, long last) {
+    switch (x.rows) {
+        case 1: return direct_rows<1>(x, weight, y, first, last);
+        case 2: return direct_rows<2>(x, weight, y, first, last);
+        case 3: return direct_rows<3>(x, weight, y, first, last);
+        case 4: return direct_rows<4>(x, weight, y, first, last);
+        case 5: return direct_rows<5>(x, weight, y, first, last);
+        case 6: return direct_rows<6>(x, weight, y, first, last);
+    }
+}
+
+// panel[k][i] = input start + k of output first + i
+template <class Number>
+void pack(Matrix<const Number> weight, long first, long start, long end, float* panel) {
+    for (int half = 0; half < PANEL; half += 8) {
+        const Number* rows[8];
+        Lanes columns[8];
+        eight_rows(weight, first + half, rows);
+        float* to = panel + half;
+        long k = start;
+        for (; k + 8 <= end; k += 8, to += 8 * PANEL) {
+            load_columns(rows, k, columns);
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; ++j) store(to + j * PANEL, columns[j]);
+        }
+        if (k < end) {
+            load_last_columns(rows, k, end - k, columns);
+            for (int j = 0; j < end - k; ++j) store(to + j * PANEL, columns[j]);
+        }
+    }
+}
+
+// ROWS rows over `count` inputs of one panel: the chains of one block, added to what y holds of the blocks before.
+template <int ROWS>
+void panel_tile(const float* x, long x_stride, const float* panel, long count, float* y, long y_stride, long outputs,
+                bool is_first) {
+    Lanes sum[ROWS][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) sum[r][0] = sum[r][1] = zero();
+    for (long k = 0; k < count; ++k) {
+        Lanes left = load(panel + k * PANEL), right = load(panel + k * PANEL + 8);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+            Lanes input = broadcast(x[r * x_stride + k]);
+            sum[r][0] = fused(input, left, sum[r][0]);
+            sum[r][1] = fused(input, right, sum[r][1]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+        float edge[PANEL];
+        float* to = y + r * y_stride;
+        float* at = outputs < PANEL ? edge : to;
+        if (outputs < PANEL && !is_first) std::memcpy(edge, to, outputs * sizeof(float));
+        store(at, (is_first ? zero() : load(at)) + sum[r][0]);
+        store(at + 8, (is_first ? zero() : load(at + 8)) + sum[r][1]);
+        if (outputs < PANEL) std::memcpy(to, edge, outputs * sizeof(float));
+    }
+}
+
+inline void any_panel_tile(long rows, const float* x, long x_stride, const float* panel, long count, float* y,
+                           long y_stride, long outputs, bool is_first) {
+    switch (rows) {
+        case 1: return panel_tile<1>(x, x_stride, panel, count, y, y_stride, outputs, is_first);
+        case 2: return panel_tile<2>(x, x_stride, panel, count, y, y_stride, outputs, is_first);
+        case 3: return panel_tile<3>(x, x_stride, panel, count, y, y_stride, outputs, is_first);
+        case 4: return panel_tile<4>(x, x_stride, panel, count, y, y_stride, outputs, is_first);
+        case 5: return panel_tile<5>(x, x_stride, panel, count, y, y_stride, outputs, is_first);
+        case 6: return panel_tile<6>(x, x_stride, panel, count, y, y_stride, outputs, is_first);
+    }
+}
+
+// Rows first_row to last_row by the outputs of GROUP_PANELS panels.
+template <class Number>
+void packed(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y, long first_row, long last_row,
+            long first_output) {
+    float* panels = scratch(GROUP_PANELS * BLOCK * PANEL);
+    const long num_panels = least(GROUP_PANELS, blocks_of(y.columns - first_output, PANEL));
+    for (long start = 0; start < x.columns; start += BLOCK) {
+        const long end = least(start + BLOCK, x.columns);
+        for (long p = 0; p < num_panels; ++p)
+            pack(weight, first_output + p * PANEL, start, end, panels + p * BLOCK * PANEL);
+        for (long near = first_row; near < last_row; near += ROWS_AT_HAND) {
+            const long far = least(near + ROWS_AT_HAND, last_row), num_tiles = blocks_of(far - near, TILE);
+            for (long p = 0; p < num_panels; ++p) {
+                const long output = first_output + p * PANEL;
+                for (long tile = 0; tile < num_tiles; ++tile) {
+                    const long row = near + (far - near) * tile / num_tiles;
+                    const long next = near + (far - near) * (tile + 1) / num_tiles;
+                    any_panel_tile(next - row, x.row(row) + start, x.stride, panels + p * BLOCK * PANEL, end - start,
+                                   y.row(row) + output, y.stride, least(PANEL, y.columns - output), start == 0);
+                }
+            }
+        }
+    }
+}
+
+template <class Number>
+void linear(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y, int threads) {
+    if (2.0 * x.rows * x.columns * y.columns < LEAST_FLOPS) threads = 1;
+    if (x.columns == 0) {
+        for (long row = 0; row < y.rows; ++row) std::fill_n(y.row(row), y.columns, 0.0f);
+    } else if (x.rows <= FEW_ROWS) {
+        constexpr long OUTPUTS = 64;  // a task's
+        share(blocks_of(y.columns, OUTPUTS), threads, [&](long task) {
+            direct(x, weight, y, task * OUTPUTS, least((task + 1) * OUTPUTS, y.columns));
+        });
+    } else {
+        const long groups = blocks_of(y.columns, GROUP_PANELS * PANEL);
+        const long parts = groups >= 4 * threads ? 1 : least(threads, blocks_of(x.rows, ROWS_AT_HAND));
+        share(groups * parts, threads, [&](long task) {
+            const long part = task % parts, first_output = task / parts * GROUP_PANELS * PANEL;
+            packed(x, weight, y, x.rows * part / parts, x.rows * (part + 1) / parts, first_output);
+        });
+    }
+}
+
+}  // namespace gorae::GORAE_SET

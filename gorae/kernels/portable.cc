@@ -1,0 +1,11 @@
+// Every kernel for any processor.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "operations.h"
+
+#define GORAE_SET portable
+#include "lanes_portable.h"
+#include "every_operation.h"

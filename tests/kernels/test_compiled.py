@@ -1,0 +1,136 @@
+"""What the compiled kernels promise beyond the doors: one order of summation, whatever the processor and the shape."""
+
+import ctypes
+import ctypes.util
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gorae import kernels
+from gorae.kernels import backend
+
+SETS = list(backend.COMPILED)
+
+pytestmark = pytest.mark.skipif(not SETS, reason="the extension is not built")
+few_examples = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@pytest.fixture(scope="module", params=SETS, autouse=True)
+def instruction_set(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "CHOSEN", request.param)
+        yield request.param
+
+
+def drawn(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+sizes = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 255, 256, 257, 300, 513]))
+shapes = st.tuples(st.integers(0, 70), sizes, sizes, st.integers(0, 1000))  # rows, inputs, outputs, seed
+
+
+@few_examples
+@given(shapes)
+def test_a_product_of_any_shape_is_right_and_every_row_of_it_is_that_of_the_row_alone(shape):
+    num_rows, num_inputs, num_outputs, seed = shape
+    x, weight = drawn(seed, num_rows, num_inputs), drawn(seed + 1, num_outputs, num_inputs)
+    y = kernels.linear(x, weight)
+    # 256 roundings of 2^-24 of a sum that is about the root of its length: 3e-7 of that in the mean, seldom 2e-6
+    torch.testing.assert_close(y.double(), x.double() @ weight.double().T, rtol=0, atol=5e-6 * num_inputs**0.5)
+    for row in range(num_rows):
+        assert torch.equal(kernels.linear(x[row : row + 1], weight)[0], y[row])
+    for num_few in range(min(8, num_rows)):
+        assert torch.equal(kernels.linear(x[:num_few], weight), y[:num_few])
+
+
+@few_examples
+@given(shapes, st.integers(0, 9))
+def test_an_output_does_not_depend_on_the_outputs_beside_it(shape, first):
+    num_rows, num_inputs, num_outputs, seed = shape
+    x, weight = drawn(seed, num_rows, num_inputs), drawn(seed + 1, first + num_outputs, num_inputs)
+    assert torch.equal(kernels.linear(x, weight[first:]), kernels.linear(x, weight)[:, first:])
+
+
+@few_examples
+@given(shapes)
+def test_a_bfloat16_weight_gives_the_bits_of_its_numbers_in_float32(shape):
+    num_rows, num_inputs, num_outputs, seed = shape
+    x, weight = drawn(seed, num_rows, num_inputs), drawn(seed + 1, num_outputs, num_inputs).bfloat16()
+    assert torch.equal(kernels.linear(x, weight), kernels.linear(x, weight.float()))
+
+
+@few_examples
+@given(shapes)
+def test_every_instruction_set_gives_the_same_bits(instruction_set, shape):
+    num_rows, num_inputs, num_outputs, seed = shape
+    x, weight = drawn(seed, num_rows, num_inputs), drawn(seed + 1, num_outputs, num_inputs)
+    y = kernels.linear(x, weight)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "CHOSEN", "portable")
+        assert torch.equal(kernels.linear(x, weight), y)
+
+
+@pytest.mark.parametrize("num_rows", [1, 7])
+@pytest.mark.parametrize("num_inputs", [1, 255, 256, 257, 700])
+def test_a_product_is_chains_of_256_fused_multiply_adds_added_in_order(num_rows, num_inputs):
+    fused = ctypes.CDLL(ctypes.util.find_library("m")).fmaf
+    fused.restype, fused.argtypes = ctypes.c_float, [ctypes.c_float] * 3
+    x, weight = drawn(0, num_rows, num_inputs), drawn(1, 3, num_inputs)
+    y = kernels.linear(x, weight)
+    for row in range(num_rows):
+        for output in range(3):
+            total = torch.zeros(())
+            for first in range(0, num_inputs, 256):
+                chain = 0.0
+                for k in range(first, min(first + 256, num_inputs)):
+                    chain = fused(x[row, k].item(), weight[output, k].item(), chain)
+                total = total + torch.tensor(chain)
+            assert y[row, output] == total
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_and_two_threads_give_the_same_product(num_rows, dtype, at_threads):
+    x, weight = drawn(0, num_rows, 700), drawn(1, 333, 700).to(dtype)
+    one, two = (at_threads(number, lambda: kernels.linear(x, weight)) for number in (1, 2))
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("num_rows", [1, 20])
+def test_numbers_too_small_to_be_normal_are_kept_whatever_the_caller_set(num_rows):
+    x, weight = torch.full((num_rows, 3), 1e-20), torch.full((9, 3), 1e-20)
+    expected = kernels.linear(x, weight)
+    assert expected.gt(0).all()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor can not flush denormal numbers to zero")
+    try:
+        assert torch.equal(kernels.linear(x, weight).view(torch.int32), expected.view(torch.int32))
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("num_rows", [3, 30])
+def test_a_row_that_is_no_number_spoils_no_other(num_rows):
+    x, weight = drawn(0, num_rows, 300), drawn(1, 50, 300)
+    y = kernels.linear(x, weight)
+    x[1, 7] = float("nan")
+    spoilt = kernels.linear(x, weight)
+    assert spoilt[1].isnan().all()
+    assert torch.equal(spoilt[2:], y[2:])
+
+
+def test_weights_in_rows_far_apart_are_read_where_they_lie():
+    wide = drawn(0, 40, 500)
+    for num_rows in (2, 20):
+        x = drawn(1, num_rows, 900)[:, 100:400]
+        y = kernels.linear(x.contiguous(), wide[:, 50:350].contiguous())
+        assert torch.equal(kernels.linear(x, wide[:, 50:350]), y)
+
+
+def test_a_product_without_inputs_is_zero():
+    assert kernels.linear(torch.zeros(3, 0), torch.zeros(5, 0)).eq(0).all()
+    assert kernels.linear(torch.zeros(0, 4), torch.zeros(5, 4)).shape == (0, 5)
+    assert kernels.linear(torch.zeros(3, 4), torch.zeros(0, 4)).shape == (3, 0)
