@@ -25,14 +25,13 @@ def compiled() -> dict[str, Any]:
 
 def choose(wanted: str) -> str:
     """The instruction set to use, or `reference`; `wanted` is the value of GORAE_KERNELS, or empty."""
-    sets = list(COMPILED)
-    known = (
-        {name: name for name in (REFERENCE, *sets)} | {"": [*sets, REFERENCE][0]} | {"cpu": name for name in sets[:1]}
-    )
-    if wanted not in known:
-        choices = ", ".join(name for name in known if name)
+    best_first = [*COMPILED, REFERENCE]
+    if wanted == "" or (wanted == "cpu" and COMPILED):
+        return best_first[0]
+    if wanted not in best_first:
+        choices = ", ".join(best_first)
         raise ValueError(f"GORAE_KERNELS={wanted} is not here; choose one of {choices}, or unset it")
-    return known[wanted]
+    return wanted
 
 
 COMPILED = compiled()
