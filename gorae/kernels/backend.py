@@ -13,6 +13,7 @@ import torch  # before the compiled module, which shares its OpenMP threads
 from torch import Tensor
 
 REFERENCE = "reference"
+WEIGHT_TYPES = (torch.float32, torch.bfloat16)
 
 
 def compiled() -> dict[str, Any]:
@@ -43,20 +44,43 @@ def kernels_in_use() -> str:
     return CHOSEN
 
 
-def native_for(*tensors: Tensor) -> Any | None:
-    """The compiled kernels, where they are in use and all tensors are float32 in this machine's memory."""
+def native_for(*tensors: Tensor, weights: tuple[Tensor, ...] = ()) -> Any | None:
+    """The compiled kernels, where they are in use and can take all of these in this machine's memory.
+
+    Tensors must be float32; `weights` must be of one type, float32 or bfloat16.
+    """
     native = COMPILED.get(CHOSEN)
-    if native is None or not all(tensor.is_cpu and tensor.dtype == torch.float32 for tensor in tensors):
-        return None
+    if native is not None:
+        for tensor in tensors:
+            if tensor.dtype != torch.float32 or not tensor.is_cpu:
+                return None
+        for weight in weights:
+            if weight.dtype not in WEIGHT_TYPES or weight.dtype != weights[0].dtype or not weight.is_cpu:
+                return None
     return native
 
 
 def in_rows(x: Tensor) -> Tensor:
-    """`x` as a matrix [rows, width] whose rows are contiguous, copied only if it must be."""
-    rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
+    """`x`, or a copy of it, whose rows (dimension -1) are contiguous and evenly spaced: `row_stride` apart."""
+    if x.is_contiguous() or (x.ndim == 2 and x.stride(1) == 1):
+        return x
+    return x.contiguous()
+
+
+def as_matrix(x: Tensor) -> Tensor:
+    """`x` as [rows, width]."""
+    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
+
+
+def row_stride(x: Tensor) -> int:
+    """Numbers from one row to the next, of a tensor that `in_rows` gave."""
+    return x.stride(0) if x.ndim == 2 else x.shape[-1]
 
 
 def wants_gradient(*tensors: Tensor) -> bool:
     """Whether autograd has to know of an operation on `tensors`."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return True
+    return False

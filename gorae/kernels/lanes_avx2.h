@@ -22,7 +22,15 @@ inline Lanes operator/(Lanes a, Lanes b) { return {_mm256_div_ps(a.value, b.valu
 // a · b + c, rounded once
 inline Lanes fused(Lanes a, Lanes b, Lanes c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
 
-inline void prefetch(const void* address) { _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T1); }
+// Of a bound and numbers, lane by lane; what is no number stays so.
+inline Lanes lesser(Lanes bound, Lanes a) { return {_mm256_min_ps(bound.value, a.value)}; }
+inline Lanes greater(Lanes bound, Lanes a) { return {_mm256_max_ps(bound.value, a.value)}; }
+
+// 2^n of integers n from -126 to 127
+inline Lanes power_of_two(Lanes n) {
+    __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.value), _mm256_set1_epi32(127));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+}
 
 // Rows i and i + 4 of a block of eight rows and eight columns, as {row i, row i + 4} of columns 0-3 and of 4-7.
 inline void load_two_rows(const float* upper, const float* lower, __m256& left, __m256& right) {

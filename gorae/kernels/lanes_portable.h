@@ -42,7 +42,21 @@ inline Lanes fused(Lanes a, Lanes b, Lanes c) {
     return each_lane([&](int i) { return std::fma(a.value[i], b.value[i], c.value[i]); });
 }
 
-inline void prefetch(const void*) {}
+inline Lanes lesser(Lanes bound, Lanes a) {
+    return each_lane([&](int i) { return bound.value[i] < a.value[i] ? bound.value[i] : a.value[i]; });
+}
+inline Lanes greater(Lanes bound, Lanes a) {
+    return each_lane([&](int i) { return bound.value[i] > a.value[i] ? bound.value[i] : a.value[i]; });
+}
+inline Lanes power_of_two(Lanes n) {
+    return each_lane([&](int i) {
+        if (!(n.value[i] >= -126.0f && n.value[i] <= 127.0f)) return n.value[i];  // no number
+        std::uint32_t bits = static_cast<std::uint32_t>(static_cast<int>(n.value[i]) + 127) << 23;
+        float power;
+        std::memcpy(&power, &bits, sizeof power);
+        return power;
+    });
+}
 
 inline float widened(float number) { return number; }
 inline float widened(Bfloat16 number) {

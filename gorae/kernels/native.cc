@@ -3,8 +3,10 @@
 
 #include <cstdlib>
 #include <memory>
+#include <tuple>
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/tuple.h>
 
 #include "operations.h"
 
@@ -38,6 +40,18 @@ Matrix<Number> matrix(std::uintptr_t address, long rows, long columns, long stri
 }
 
 using Address = std::uintptr_t;
+
+// A matrix an expert: the address of their addresses or 0, the address of the first, and the numbers from one expert to
+// the next and from one row to the next.
+using Table = std::tuple<Address, Address, long, long>;
+
+template <class Number>
+Experts<Number> experts_of(const Table& table, long rows, long columns) {
+    auto [addresses, first, spacing, stride] = table;
+    return {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const Number*>(first), spacing, rows,
+            columns, stride};
+}
+
 using Release = nb::call_guard<nb::gil_scoped_release>;
 
 void bind(nb::module_& parent, const char* name, const Operations& operations) {
@@ -54,6 +68,60 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
             else
                 operations.linear_float32(input, matrix<const float>(weight, outputs, inputs, weight_stride), output,
                                           threads);
+        },
+        Release());
+    set.def(
+        "expert_mlp",
+        [&operations](Address x, long tokens, long width, long x_stride, Address experts, Address weights, long active,
+                      long num_experts, long inner, bool is_bfloat16, Table gate, Table up, Table down, Address sheet,
+                      Address saved, Address workspace, Address y, int threads) {
+            auto job = [&](auto number) {
+                using Number = decltype(number);
+                const long choices = tokens * active;
+                auto integers = reinterpret_cast<std::int64_t*>(sheet);
+                auto gates = reinterpret_cast<float*>(saved), ups = gates + choices * inner;
+                auto hidden = reinterpret_cast<float*>(workspace), inputs = hidden + choices * inner;
+                return ExpertMlp<Number>{
+                    matrix<const float>(x, tokens, width, x_stride),
+                    reinterpret_cast<const std::int64_t*>(experts),
+                    reinterpret_cast<const float*>(weights),
+                    active,
+                    num_experts,
+                    experts_of<Number>(gate, inner, width),
+                    experts_of<Number>(up, inner, width),
+                    experts_of<Number>(down, width, inner),
+                    integers,
+                    integers + choices,
+                    integers + 2 * choices,
+                    {gates, choices, inner, inner},
+                    {ups, choices, inner, inner},
+                    {hidden, choices, inner, inner},
+                    {inputs, choices, width, width},
+                    {inputs + choices * width, choices, width, width},
+                    matrix<float>(y, tokens, width, width),
+                };
+            };
+            auto chosen = reinterpret_cast<const std::int64_t*>(experts);
+            for (long choice = 0; choice < tokens * active; ++choice)
+                if (chosen[choice] < 0 || chosen[choice] >= num_experts)
+                    throw nb::index_error("a token chose an expert that is none");
+            nb::gil_scoped_release release;
+            if (is_bfloat16)
+                operations.expert_mlp_bfloat16(job(Bfloat16{}), threads);
+            else
+                operations.expert_mlp_float32(job(float{}), threads);
+        });
+    set.def(
+        "sigmoid",
+        [&operations](Address x, Address y, long count, int threads) {
+            operations.sigmoid(reinterpret_cast<const float*>(x), reinterpret_cast<float*>(y), count, threads);
+        },
+        Release());
+    set.def(
+        "swiglu",
+        [&operations](Address gate, Address up, Address y, long count, int threads) {
+            operations.swiglu(reinterpret_cast<const float*>(gate), reinterpret_cast<const float*>(up),
+                              reinterpret_cast<float*>(y), count, threads);
         },
         Release());
 }

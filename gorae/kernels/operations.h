@@ -24,10 +24,44 @@ struct Matrix {
     Number* row(long index) const { return numbers + index * stride; }
 };
 
+// One matrix an expert, all of one shape: expert e's lies at addresses[e], or else e · spacing after `first`.
+template <class Number>
+struct Experts {
+    const std::int64_t* addresses;
+    const Number* first;
+    long spacing, rows, columns, stride;
+
+    Matrix<const Number> of(long expert) const {
+        auto at = addresses ? reinterpret_cast<const Number*>(addresses[expert]) : first + expert * spacing;
+        return {at, rows, columns, stride};
+    }
+};
+
+// Choices are the (token, slot) pairs, P = tokens · active of them. Sorted rows are one a choice, by expert and, for one
+// expert, by choice. The kernel fills all that comes after the weights.
+template <class Number>
+struct ExpertMlp {
+    Matrix<const float> x;             // [N, D]
+    const std::int64_t* experts;       // [N, A]
+    const float* weights;              // [N, A]
+    long active, num_experts;
+    Experts<Number> gate, up, down;
+    std::int64_t *choices, *rows;      // [P]: the choice of a sorted row, the sorted row of a choice
+    std::int64_t* starts;              // [E + 1]: the first sorted row of each expert, and P
+    Matrix<float> gates, ups, hidden;  // [P, F], sorted
+    Matrix<float> inputs, outputs;     // [P, D], sorted
+    Matrix<float> y;                   // [N, D]
+};
+
 struct Operations {
     // y [M, N] = x [M, K] weight [N, K] transposed
     void (*linear_float32)(Matrix<const float> x, Matrix<const float> weight, Matrix<float> y, int threads);
     void (*linear_bfloat16)(Matrix<const float> x, Matrix<const Bfloat16> weight, Matrix<float> y, int threads);
+    void (*expert_mlp_float32)(const ExpertMlp<float>& job, int threads);
+    void (*expert_mlp_bfloat16)(const ExpertMlp<Bfloat16>& job, int threads);
+    // y = 1 / (1 + exp(-x)), and y = silu(gate) · up, element by element
+    void (*sigmoid)(const float* x, float* y, long count, int threads);
+    void (*swiglu)(const float* gate, const float* up, float* y, long count, int threads);
 };
 
 extern const Operations portable_operations;

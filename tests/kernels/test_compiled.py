@@ -64,13 +64,14 @@ def test_a_bfloat16_weight_gives_the_bits_of_its_numbers_in_float32(shape):
 
 @few_examples
 @given(shapes)
-def test_every_instruction_set_gives_the_same_bits(instruction_set, shape):
+def test_every_instruction_set_gives_the_same_bits(shape):
     num_rows, num_inputs, num_outputs, seed = shape
     x, weight = drawn(seed, num_rows, num_inputs), drawn(seed + 1, num_outputs, num_inputs)
-    y = kernels.linear(x, weight)
+    y, share = kernels.linear(x, weight), kernels.sigmoid(50 * x)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "CHOSEN", "portable")
         assert torch.equal(kernels.linear(x, weight), y)
+        assert torch.equal(kernels.sigmoid(50 * x), share)
 
 
 @pytest.mark.parametrize("num_rows", [1, 7])
@@ -97,6 +98,41 @@ def test_one_and_two_threads_give_the_same_product(num_rows, dtype, at_threads):
     x, weight = drawn(0, num_rows, 700), drawn(1, 333, 700).to(dtype)
     one, two = (at_threads(number, lambda: kernels.linear(x, weight)) for number in (1, 2))
     assert torch.equal(one, two)
+
+
+@few_examples
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 3), sizes, sizes, st.booleans(), st.integers(0, 1000))
+def test_an_expert_gives_a_row_the_bits_of_the_products_alone(tokens, num_experts, active, width, inner, narrow, seed):
+    x, dtype = drawn(seed, tokens, width), torch.bfloat16 if narrow else torch.float32
+    experts = torch.randint(num_experts, (tokens, active), generator=torch.Generator().manual_seed(seed))
+    gate, up, down = (
+        drawn(seed + number, num_experts, *shape).to(dtype)
+        for number, shape in enumerate([(inner, width), (inner, width), (width, inner)])
+    )
+    alone = torch.zeros(tokens, active)
+    alone[:, -1] = 1.0  # the last slot's output by itself
+    y = kernels.expert_mlp(x, experts, alone, gate, up, down)
+    for token, number in enumerate(experts[:, -1]):
+        parts = [kernels.linear(x[token : token + 1], weight[number]) for weight in (gate, up)]
+        assert torch.equal(kernels.linear(kernels.swiglu(*parts), down[number])[0], y[token])
+
+
+def test_an_expert_that_is_none_is_refused():
+    gate, up, down = drawn(0, 2, 3, 4), drawn(1, 2, 3, 4), drawn(2, 2, 4, 3)
+    with pytest.raises(IndexError, match="an expert that is none"):
+        kernels.expert_mlp(drawn(3, 1, 4), torch.tensor([[2]]), torch.ones(1, 1), gate, up, down)
+
+
+def test_sigmoid_is_right_to_the_last_bits_wherever_it_has_a_value():
+    x = torch.linspace(-87.0, 100.0, 200_001)
+    y, expected = kernels.sigmoid(x).double(), 1 / (1 + torch.exp(-x.double()))
+    # exp, sum and quotient round once each, and the series of exp ends at 1e-8: 4 roundings of 2^-24 at most
+    assert ((y - expected) / expected).abs().max() < 4 * 2**-24
+
+
+def test_what_is_no_number_stays_so():
+    x = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0])
+    assert torch.equal(kernels.sigmoid(x).nan_to_num(nan=7), torch.tensor([7.0, 1.0, 0.0, 0.5]))
 
 
 @pytest.mark.parametrize("num_rows", [1, 20])

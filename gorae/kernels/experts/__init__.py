@@ -3,6 +3,8 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gorae.kernels.backend import native_for
+from gorae.kernels.experts.cpu import expert_mlp_cpu
 from gorae.kernels.experts.reference import expert_mlp_reference
 
 
@@ -14,5 +16,10 @@ def expert_mlp(
     up: Float[Tensor, "E F D"],
     down: Float[Tensor, "E D F"],
 ) -> Float[Tensor, "N D"]:
-    """Σ over slots a of weights[n, a] · down(swiglu(gate(x), up(x))) of expert experts[n, a]; no token is dropped."""
-    return expert_mlp_reference(x, experts, weights, gate, up, down)
+    """Σ over slots a of weights[n, a] · down(swiglu(gate(x), up(x))) of expert experts[n, a]; no token is dropped.
+
+    Experts in bfloat16 give the bits of the same numbers in float32."""
+    native = native_for(x, weights, weights=(gate, up, down))
+    if native is None:
+        return expert_mlp_reference(x, experts, weights, gate, up, down)
+    return expert_mlp_cpu(native, x, experts, weights, gate, up, down)

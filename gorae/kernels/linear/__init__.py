@@ -1,6 +1,5 @@
 """y = x Wᵀ: the product every projection of the network goes through."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,5 +13,5 @@ def linear(x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"]) -> Float[T
 
     A bfloat16 weight gives the bits of the same numbers in float32.
     """
-    native = native_for(x) if weight.dtype == torch.bfloat16 and weight.is_cpu else native_for(x, weight)
+    native = native_for(x, weights=(weight,))
     return linear_reference(x, weight) if native is None else linear_cpu(native, x, weight)

@@ -7,20 +7,18 @@
 
 #pragma once
 
-#include "../operations.h"
+#include "../parts.h"
+#include "../threads.h"
 
 namespace gorae::GORAE_SET {
 
 constexpr long BLOCK = 256;       // inputs in a chain
 constexpr int PANEL = 16;         // outputs side by side in packed memory
-constexpr long GROUP_PANELS = 4;  // panels a task packs
+constexpr long OUTPUTS = 64;      // that a task computes: four panels
 constexpr int TILE = 6;           // most rows of a tile: 12 of 16 registers hold its sums
 constexpr long FEW_ROWS = 6;      // up to which packing does not pay
 constexpr long ROWS_AT_HAND = 96; // whose block of inputs stays in the second cache
 constexpr double LEAST_FLOPS = 2e5;  // below which a second thread costs more than it helps
-
-inline long least(long a, long b) { return a < b ? a : b; }
-inline long blocks_of(long size, long block) { return (size + block - 1) / block; }
 
 // The rows of eight outputs; where the matrix ends, its last row again.
 template <class Number>
@@ -40,22 +38,14 @@ inline void load_last_columns(const Number* const rows[8], long first, long coun
     load_columns(whole, 0, columns);
 }
 
-inline void store_some(float* to, Lanes a, long count) {
-    if (count >= 8) return store(to, a);
-    float copy[8];
-    store(copy, a);
-    std::memcpy(to, copy, count * sizeof(float));
+inline void clear(Matrix<float> y) {
+    for (long row = 0; row < y.rows; ++row) std::fill_n(y.row(row), y.columns, 0.0f);
 }
 
 // ROWS rows by GROUPS · 8 outputs, W as it lies.
 template <int ROWS, int GROUPS, class Number>
 void direct_tile(Matrix<const float> x, long first_row, Matrix<const Number> weight, long first_output,
                  Matrix<float> y) {
-    constexpr long LINE = 64 / sizeof(Number);  // inputs in a cache line
-#ifndef AHEAD_LINES
-#define AHEAD_LINES 4
-#endif
-    constexpr long AHEAD = AHEAD_LINES * LINE;
     const Number* rows[GROUPS][8];
     const float* inputs[ROWS];
     Lanes total[ROWS][GROUPS];
@@ -71,22 +61,6 @@ void direct_tile(Matrix<const float> x, long first_row, Matrix<const Number> wei
 #pragma GCC unroll 8
             for (int g = 0; g < GROUPS; ++g) sum[r][g] = zero();
         long k = start;
-        for (; k + LINE <= end; k += LINE)
-#pragma GCC unroll 8
-            for (int g = 0; g < GROUPS; ++g) {
-#pragma GCC unroll 8
-                for (int i = 0; i < 8; ++i) prefetch(rows[g][i] + k + AHEAD);
-#pragma GCC unroll 4
-                for (int step = 0; step < LINE; step += 8) {
-                    Lanes columns[8];
-                    load_columns(rows[g], k + step, columns);
-#pragma GCC unroll 8
-                    for (int j = 0; j < 8; ++j)
-#pragma GCC unroll 8
-                        for (int r = 0; r < ROWS; ++r)
-                            sum[r][g] = fused(broadcast(inputs[r][k + step + j]), columns[j], sum[r][g]);
-                }
-            }
         for (; k + 8 <= end; k += 8)
 #pragma GCC unroll 8
             for (int g = 0; g < GROUPS; ++g) {
@@ -202,12 +176,12 @@ inline void any_panel_tile(long rows, const float* x, long x_stride, const float
     }
 }
 
-// Rows first_row to last_row by the outputs of GROUP_PANELS panels.
+// Rows first_row to last_row by up to OUTPUTS outputs.
 template <class Number>
 void packed(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y, long first_row, long last_row,
             long first_output) {
-    float* panels = scratch(GROUP_PANELS * BLOCK * PANEL);
-    const long num_panels = least(GROUP_PANELS, blocks_of(y.columns - first_output, PANEL));
+    float* panels = scratch(OUTPUTS * BLOCK);
+    const long num_panels = blocks_of(least(OUTPUTS, y.columns - first_output), PANEL);
     for (long start = 0; start < x.columns; start += BLOCK) {
         const long end = least(start + BLOCK, x.columns);
         for (long p = 0; p < num_panels; ++p)
@@ -227,24 +201,26 @@ void packed(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y,
     }
 }
 
+// All rows by up to OUTPUTS outputs; x has a column at least.
+template <class Number>
+void some_outputs(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y, long first_output) {
+    if (x.rows <= FEW_ROWS)
+        direct(x, weight, y, first_output, least(first_output + OUTPUTS, y.columns));
+    else
+        packed(x, weight, y, 0, x.rows, first_output);
+}
+
 template <class Number>
 void linear(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y, int threads) {
     if (2.0 * x.rows * x.columns * y.columns < LEAST_FLOPS) threads = 1;
-    if (x.columns == 0) {
-        for (long row = 0; row < y.rows; ++row) std::fill_n(y.row(row), y.columns, 0.0f);
-    } else if (x.rows <= FEW_ROWS) {
-        constexpr long OUTPUTS = 64;  // a task's
-        share(blocks_of(y.columns, OUTPUTS), threads, [&](long task) {
-            direct(x, weight, y, task * OUTPUTS, least((task + 1) * OUTPUTS, y.columns));
-        });
-    } else {
-        const long groups = blocks_of(y.columns, GROUP_PANELS * PANEL);
-        const long parts = groups >= 4 * threads ? 1 : least(threads, blocks_of(x.rows, ROWS_AT_HAND));
-        share(groups * parts, threads, [&](long task) {
-            const long part = task % parts, first_output = task / parts * GROUP_PANELS * PANEL;
-            packed(x, weight, y, x.rows * part / parts, x.rows * (part + 1) / parts, first_output);
-        });
-    }
+    if (x.columns == 0) return clear(y);
+    const long groups = blocks_of(y.columns, OUTPUTS);
+    if (x.rows <= ROWS_AT_HAND || groups >= 4 * threads)
+        return share(groups, threads, [&](long group) { some_outputs(x, weight, y, group * OUTPUTS); });
+    share(groups * threads, threads, [&](long task) {
+        const long part = task % threads, first_output = task / threads * OUTPUTS;
+        packed(x, weight, y, x.rows * part / threads, x.rows * (part + 1) / threads, first_output);
+    });
 }
 
 }  // namespace gorae::GORAE_SET

@@ -1,12 +1,13 @@
 """`linear` by the compiled kernel (cpu.cc); gradients by PyTorch's products, since only the forward is law."""
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gorae.kernels.backend import in_rows, wants_gradient
+from gorae.kernels.backend import as_matrix, in_rows, row_stride, wants_gradient
 
 
 def linear_cpu(native: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -25,19 +26,20 @@ class NativeLinear(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         grad_x = grad @ weight.to(grad.dtype) if ctx.needs_input_grad[1] else None
-        grad_weight = (in_rows(grad).T @ in_rows(x)).to(weight.dtype) if ctx.needs_input_grad[2] else None
+        grad_weight = (as_matrix(grad).T @ as_matrix(x)).to(weight.dtype) if ctx.needs_input_grad[2] else None
         return None, grad_x, grad_weight
 
 
 def product(native: Any, x: Tensor, weight: Tensor) -> Tensor:
-    rows, weight = in_rows(x), in_rows(weight)
-    (num_rows, num_inputs), num_outputs = rows.shape, weight.shape[0]
+    x, weight = in_rows(x), in_rows(weight)
+    *leading, num_inputs = x.shape
+    num_outputs = weight.shape[0]
     assert weight.shape[1] == num_inputs, f"x is {num_inputs} wide, weight takes {weight.shape[1]}"
-    y = torch.empty(num_rows, num_outputs)
+    y = torch.empty(*leading, num_outputs)
     native.linear(
-        rows.data_ptr(),
-        num_rows,
-        rows.stride(0),
+        x.data_ptr(),
+        x.numel() // num_inputs if num_inputs else prod(leading),
+        row_stride(x),
         weight.data_ptr(),
         weight.dtype == torch.bfloat16,
         num_outputs,
@@ -46,4 +48,4 @@ def product(native: Any, x: Tensor, weight: Tensor) -> Tensor:
         y.data_ptr(),
         torch.get_num_threads(),
     )
-    return y.view(*x.shape[:-1], num_outputs)
+    return y
