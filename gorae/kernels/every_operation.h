@@ -1,5 +1,6 @@
 // The kernels of one instruction set: GORAE_SET names it, and its lanes have been included before.
 
+#include "attention/cpu.cc"
 #include "experts/cpu.cc"
 #include "linear/cpu.cc"
 #include "sigmoid/cpu.cc"
@@ -15,6 +16,7 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::linear<Bfloat16>,
     GORAE_SET::expert_mlp<float>,
     GORAE_SET::expert_mlp<Bfloat16>,
+    GORAE_SET::attention,
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,
 };

@@ -14,13 +14,15 @@ namespace nb = nanobind;
 
 namespace gorae {
 
-float* scratch(std::size_t floats) {
+float* scratch(Use use, std::size_t floats) {
     constexpr std::size_t LINE = 64;
     struct Free {
         void operator()(float* memory) const { std::free(memory); }
     };
-    thread_local std::unique_ptr<float, Free> memory;
-    thread_local std::size_t held = 0;
+    thread_local std::unique_ptr<float, Free> memories[2];
+    thread_local std::size_t sizes[2] = {};
+    auto& memory = memories[use];
+    auto& held = sizes[use];
     if (floats > held) {
         std::size_t bytes = (floats * sizeof(float) + LINE - 1) / LINE * LINE;
         memory.reset();
@@ -50,6 +52,14 @@ Experts<Number> experts_of(const Table& table, long rows, long columns) {
     auto [addresses, first, spacing, stride] = table;
     return {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const Number*>(first), spacing, rows,
             columns, stride};
+}
+
+// An address, and the steps of struct Heads.
+using Steps = std::tuple<Address, long, long, long>;
+
+Heads heads_of(const Steps& steps) {
+    auto [address, sequence, head, token] = steps;
+    return {reinterpret_cast<const float*>(address), sequence, head, token};
 }
 
 using Release = nb::call_guard<nb::gil_scoped_release>;
@@ -111,6 +121,20 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
             else
                 operations.expert_mlp_float32(job(float{}), threads);
         });
+    set.def(
+        "attention",
+        [&operations](Steps query, Steps key, Steps value, std::tuple<Address, long, long> mask,
+                      std::tuple<long, long, long, long, long, long> sizes, float scale, Address seen, Address y,
+                      int threads) {
+            auto [mask_at, mask_sequence, mask_query] = mask;
+            auto [sequences, heads, queries, keys, key_width, value_width] = sizes;
+            operations.attention({heads_of(query), heads_of(key), heads_of(value),
+                                  reinterpret_cast<const float*>(mask_at), mask_sequence, mask_query, sequences, heads,
+                                  queries, keys, key_width, value_width, scale, reinterpret_cast<std::int64_t*>(seen),
+                                  reinterpret_cast<float*>(y)},
+                                 threads);
+        },
+        Release());
     set.def(
         "sigmoid",
         [&operations](Address x, Address y, long count, int threads) {

@@ -53,12 +53,34 @@ struct ExpertMlp {
     Matrix<float> y;                   // [N, D]
 };
 
+// Numbers a head, [B, H, tokens, width]: the steps from one sequence, head and token to the next.
+struct Heads {
+    const float* numbers;
+    long sequence, head, token;
+
+    Matrix<const float> of(long which_sequence, long which_head, long first, long last, long width) const {
+        return {numbers + which_sequence * sequence + which_head * head + first * token, last - first, width, token};
+    }
+};
+
+struct Attention {
+    Heads query, key, value;
+    const float* mask;  // [B or 1, T, S]: 0 where a query may look, minus infinity where not
+    long mask_sequence, mask_query;  // steps; the first is 0 where one mask serves all sequences
+    long sequences, heads, queries, keys, key_width, value_width;
+    float scale;
+    std::int64_t* seen;  // [B or 1, T]: the kernel fills in how many keys there are up to the last one seen
+    float* y;            // [B, T, H, V]
+};
+
 struct Operations {
     // y [M, N] = x [M, K] weight [N, K] transposed
     void (*linear_float32)(Matrix<const float> x, Matrix<const float> weight, Matrix<float> y, int threads);
     void (*linear_bfloat16)(Matrix<const float> x, Matrix<const Bfloat16> weight, Matrix<float> y, int threads);
     void (*expert_mlp_float32)(const ExpertMlp<float>& job, int threads);
     void (*expert_mlp_bfloat16)(const ExpertMlp<Bfloat16>& job, int threads);
+    // y = softmax(scale · query keyᵀ + mask) value
+    void (*attention)(const Attention& job, int threads);
     // y = 1 / (1 + exp(-x)), and y = silu(gate) · up, element by element
     void (*sigmoid)(const float* x, float* y, long count, int threads);
     void (*swiglu)(const float* gate, const float* up, float* y, long count, int threads);
@@ -69,7 +91,8 @@ extern const Operations portable_operations;
 extern const Operations avx2_operations;
 #endif
 
-// Memory of the calling thread that stays until the next call asks for more; aligned to a cache line.
-float* scratch(std::size_t floats);
+// Memory of the calling thread, one for each `use`, that stays until a call asks for more; aligned to a cache line.
+enum Use { PANELS = 0, SCORES = 1 };
+float* scratch(Use use, std::size_t floats);
 
 }  // namespace gorae

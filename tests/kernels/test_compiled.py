@@ -68,10 +68,13 @@ def test_every_instruction_set_gives_the_same_bits(shape):
     num_rows, num_inputs, num_outputs, seed = shape
     x, weight = drawn(seed, num_rows, num_inputs), drawn(seed + 1, num_outputs, num_inputs)
     y, share = kernels.linear(x, weight), kernels.sigmoid(50 * x)
+    heads = [held[None, None] for held in (x, weight, weight, torch.zeros(num_rows, num_outputs))]
+    mixed = kernels.attention(*heads, 0.1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "CHOSEN", "portable")
         assert torch.equal(kernels.linear(x, weight), y)
         assert torch.equal(kernels.sigmoid(50 * x), share)
+        assert torch.equal(kernels.attention(*heads, 0.1), mixed)
 
 
 @pytest.mark.parametrize("num_rows", [1, 7])
@@ -115,6 +118,40 @@ def test_an_expert_gives_a_row_the_bits_of_the_products_alone(tokens, num_expert
     for token, number in enumerate(experts[:, -1]):
         parts = [kernels.linear(x[token : token + 1], weight[number]) for weight in (gate, up)]
         assert torch.equal(kernels.linear(kernels.swiglu(*parts), down[number])[0], y[token])
+
+
+widths = st.sampled_from([1, 5, 8, 16, 24, 37, 64, 300])
+
+
+@few_examples
+@given(st.integers(1, 70), st.integers(0, 300), widths, widths, st.integers(0, 1000))
+def test_a_query_among_others_gets_the_bits_it_gets_alone_with_the_keys_it_sees(queries, before, key, value, seed):
+    num_keys = before + queries
+    query, keys, values = (
+        drawn(seed, 2, 2, queries, key),
+        drawn(1, 2, 2, num_keys, key),
+        drawn(2, 2, 2, num_keys, value),
+    )
+    hidden = torch.ones(queries, num_keys, dtype=torch.bool).triu(before + 1)
+    mask = torch.zeros(1, 1, queries, num_keys).masked_fill(hidden, float("-inf"))
+    y = kernels.attention(query, keys, values, mask, 0.3)
+    scores = (query.double() @ keys.double().mT * 0.3 + mask).softmax(-1)
+    # a weight errs by its score's 1e-6 or so, and a value by that many of the largest
+    torch.testing.assert_close(y.double(), scores @ values.double(), rtol=0, atol=2e-5)
+    for place in {0, queries // 2, queries - 1}:
+        seen, one = before + place + 1, slice(place, place + 1)
+        alone = query[1:, :, one], keys[1:, :, :seen], values[1:, :, :seen]
+        assert torch.equal(kernels.attention(*alone, torch.zeros(1, 1, 1, seen), 0.3)[0], y[1, :, one])
+
+
+@pytest.mark.parametrize("num_queries", [1, 20])
+def test_what_lies_behind_the_keys_a_query_sees_counts_for_nothing(num_queries):
+    query, key, value = drawn(0, 1, 2, num_queries, 24), drawn(1, 1, 2, 50, 24), drawn(2, 1, 2, 50, 16)
+    mask = torch.full((1, 1, num_queries, 50), float("-inf")).triu(31)
+    y = kernels.attention(query, key, value, mask, 0.2)
+    key[:, :, 30 + num_queries :], value[:, :, 30 + num_queries :] = float("nan"), float("inf")
+    assert y.isfinite().all()
+    assert torch.equal(kernels.attention(query, key, value, mask, 0.2), y)
 
 
 def test_an_expert_that_is_none_is_refused():

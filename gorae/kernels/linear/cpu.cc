@@ -180,7 +180,7 @@ inline void any_panel_tile(long rows, const float* x, long x_stride, const float
 template <class Number>
 void packed(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y, long first_row, long last_row,
             long first_output) {
-    float* panels = scratch(OUTPUTS * BLOCK);
+    float* panels = scratch(PANELS, OUTPUTS * BLOCK);
     const long num_panels = blocks_of(least(OUTPUTS, y.columns - first_output), PANEL);
     for (long start = 0; start < x.columns; start += BLOCK) {
         const long end = least(start + BLOCK, x.columns);
