@@ -37,8 +37,8 @@ struct Experts {
     }
 };
 
-// Choices are the (token, slot) pairs, P = tokens · active of them. Sorted rows are one a choice, by expert and, for one
-// expert, by choice. The kernel fills all that comes after the weights.
+// Choices are the (token, slot) pairs, P = tokens · active of them. Sorted rows are one a choice, by expert and then by
+// choice. The kernel fills all that comes after the weights.
 template <class Number>
 struct ExpertMlp {
     Matrix<const float> x;             // [N, D]

@@ -146,8 +146,8 @@ def test_a_query_among_others_gets_the_bits_it_gets_alone_with_the_keys_it_sees(
 
 @pytest.mark.parametrize("num_queries", [1, 20])
 def test_what_lies_behind_the_keys_a_query_sees_counts_for_nothing(num_queries):
-    query, key, value = drawn(0, 1, 2, num_queries, 24), drawn(1, 1, 2, 50, 24), drawn(2, 1, 2, 50, 16)
-    mask = torch.full((1, 1, num_queries, 50), float("-inf")).triu(31)
+    query, key, value = drawn(0, 1, 2, num_queries, 24), drawn(1, 1, 2, 70, 24), drawn(2, 1, 2, 70, 16)
+    mask = torch.full((1, 1, num_queries, 70), float("-inf")).triu(31)
     y = kernels.attention(query, key, value, mask, 0.2)
     key[:, :, 30 + num_queries :], value[:, :, 30 + num_queries :] = float("nan"), float("inf")
     assert y.isfinite().all()

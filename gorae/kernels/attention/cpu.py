@@ -35,9 +35,8 @@ class NativeAttention(torch.autograd.Function):
 
 def attended(native: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     """[B, H, T, V], laid out as [B, T, H, V], which is how the next product reads it."""
-    query, key, value, mask = (
-        held if held.stride(-1) == 1 else held.contiguous() for held in (query, key, value, mask)
-    )
+    operands = (query, key, value, mask)
+    query, key, value, mask = (held if held.stride(-1) == 1 else held.contiguous() for held in operands)
     (num_sequences, num_heads, num_queries, key_width), (num_keys, value_width) = query.shape, value.shape[-2:]
     assert key.shape == (num_sequences, num_heads, num_keys, key_width), f"keys {key.shape} for queries {query.shape}"
     assert value.shape[:2] == key.shape[:2], f"values {value.shape} for keys {key.shape}"

@@ -1,7 +1,7 @@
-// The routed experts: choices sorted by expert, gate and up, SwiGLU, down, and each token's outputs added in slot order.
+// The routed experts: choices sorted by expert, gate and up, SwiGLU, down; a token adds its outputs in slot order.
 //
-// A row goes through the tiles of linear/cpu.cc, so it gets the bits it gets alone. Threads share (expert, outputs) pairs;
-// few rows an expert are bound by the bytes of its weights, many by multiply-adds.
+// A row goes through the tiles of linear/cpu.cc, so it gets the bits it gets alone. Threads share the pairs of expert
+// and outputs; few rows an expert are bound by the bytes of its weights, many by multiply-adds.
 
 #pragma once
 

@@ -1,7 +1,7 @@
 // y = x Wᵀ with one order of summation for every output: a chain of fused multiply-adds from +0 over each block of 256
 // inputs, and these sums added in order to +0. An output's bits follow from its row of x and its row of W alone.
 //
-// Few rows read W as it lies, eight by eight, turned in registers: bound by the bytes of W. More rows first pack sixteen
+// Few rows read W as it lies, eight by eight, turned in registers: bound by the bytes of W. More rows first pack 16
 // outputs side by side, a block of inputs at a time (16 KB, which stays in the first cache), and run tiles of up to 6
 // rows over it: bound by multiply-adds. Threads take groups of outputs, and parts of the rows where those are few.
 
