@@ -62,19 +62,24 @@ def native_for(*tensors: Tensor, weights: tuple[Tensor, ...] = ()) -> Any | None
 
 def in_rows(x: Tensor) -> Tensor:
     """`x`, or a copy of it, whose rows (dimension -1) are contiguous and evenly spaced: `row_stride` apart."""
-    if x.is_contiguous() or (x.ndim == 2 and x.stride(1) == 1):
+    if x.is_contiguous() or (x.stride(-1) == 1 and is_even(x)):
         return x
     return x.contiguous()
+
+
+def is_even(x: Tensor) -> bool:
+    """Whether all rows of a matrix, or of a batch of matrices, are equally far apart."""
+    return x.ndim == 2 or (x.ndim == 3 and x.stride(0) == x.stride(1) * x.shape[1])
+
+
+def row_stride(x: Tensor) -> int:
+    """Numbers from one row to the next, of a tensor that `in_rows` gave."""
+    return x.shape[-1] if x.is_contiguous() else x.stride(-2)
 
 
 def as_matrix(x: Tensor) -> Tensor:
     """`x` as [rows, width]."""
     return x.reshape(x.shape[:-1].numel(), x.shape[-1])
-
-
-def row_stride(x: Tensor) -> int:
-    """Numbers from one row to the next, of a tensor that `in_rows` gave."""
-    return x.stride(0) if x.ndim == 2 else x.shape[-1]
 
 
 def wants_gradient(*tensors: Tensor) -> bool:

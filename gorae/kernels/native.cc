@@ -136,6 +136,14 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
         },
         Release());
     set.def(
+        "rms_norm",
+        [&operations](Address x, long rows, long width, long x_stride, Address weight, float eps, Address y,
+                      Address inverse, int threads) {
+            operations.rms_norm(matrix<const float>(x, rows, width, x_stride), reinterpret_cast<const float*>(weight),
+                                eps, matrix<float>(y, rows, width, width), reinterpret_cast<float*>(inverse), threads);
+        },
+        Release());
+    set.def(
         "sigmoid",
         [&operations](Address x, Address y, long count, int threads) {
             operations.sigmoid(reinterpret_cast<const float*>(x), reinterpret_cast<float*>(y), count, threads);

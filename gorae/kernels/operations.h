@@ -81,6 +81,9 @@ struct Operations {
     void (*expert_mlp_bfloat16)(const ExpertMlp<Bfloat16>& job, int threads);
     // y = softmax(scale · query keyᵀ + mask) value
     void (*attention)(const Attention& job, int threads);
+    // y = x · inverse · weight with inverse = 1 / sqrt(mean(x²) + eps), row by row
+    void (*rms_norm)(Matrix<const float> x, const float* weight, float eps, Matrix<float> y, float* inverse,
+                     int threads);
     // y = 1 / (1 + exp(-x)), and y = silu(gate) · up, element by element
     void (*sigmoid)(const float* x, float* y, long count, int threads);
     void (*swiglu)(const float* gate, const float* up, float* y, long count, int threads);

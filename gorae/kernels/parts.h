@@ -4,6 +4,9 @@
 
 namespace gorae::GORAE_SET {
 
+constexpr long BLOCK = 256;      // numbers in a chain of a sum
+constexpr long ELEMENTS = 4096;  // numbers in a task that computes them one by one
+
 inline long least(long a, long b) { return a < b ? a : b; }
 inline long blocks_of(long size, long block) { return (size + block - 1) / block; }
 
@@ -20,6 +23,13 @@ inline void store_some(float* to, Lanes a, long count) {
     float copy[8];
     store(copy, a);
     std::memcpy(to, copy, count * sizeof(float));
+}
+
+inline float sum_of(Lanes a) {
+    float each[8], sum = 0.0f;
+    store(each, a);
+    for (float number : each) sum += number;
+    return sum;
 }
 
 // to[i] = function(from[i]), whose bits do not depend on i

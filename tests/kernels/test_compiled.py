@@ -67,7 +67,7 @@ def test_a_bfloat16_weight_gives_the_bits_of_its_numbers_in_float32(shape):
 def test_every_instruction_set_gives_the_same_bits(shape):
     num_rows, num_inputs, num_outputs, seed = shape
     x, weight = drawn(seed, num_rows, num_inputs), drawn(seed + 1, num_outputs, num_inputs)
-    y, share = kernels.linear(x, weight), kernels.sigmoid(50 * x)
+    y, share, unit = kernels.linear(x, weight), kernels.sigmoid(50 * x), kernels.rms_norm(x, weight[0], 1e-6)
     heads = [held[None, None] for held in (x, weight, weight, torch.zeros(num_rows, num_outputs))]
     mixed = kernels.attention(*heads, 0.1)
     with pytest.MonkeyPatch.context() as patch:
@@ -75,6 +75,7 @@ def test_every_instruction_set_gives_the_same_bits(shape):
         assert torch.equal(kernels.linear(x, weight), y)
         assert torch.equal(kernels.sigmoid(50 * x), share)
         assert torch.equal(kernels.attention(*heads, 0.1), mixed)
+        assert torch.equal(kernels.rms_norm(x, weight[0], 1e-6), unit)
 
 
 @pytest.mark.parametrize("num_rows", [1, 7])
@@ -152,6 +153,20 @@ def test_what_lies_behind_the_keys_a_query_sees_counts_for_nothing(num_queries):
     key[:, :, 30 + num_queries :], value[:, :, 30 + num_queries :] = float("nan"), float("inf")
     assert y.isfinite().all()
     assert torch.equal(kernels.attention(query, key, value, mask, 0.2), y)
+
+
+@few_examples
+@given(shapes)
+def test_a_row_is_normalised_alike_in_any_batch_and_wherever_it_lies(shape):
+    num_rows, width, _, seed = shape
+    wide, weight = drawn(seed, 2, num_rows, width + 5), drawn(seed + 1, width)
+    x = wide[:, :, 2:-3]
+    y = kernels.rms_norm(x, weight, 1e-6)
+    exact = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+    # the mean errs by a few 2^-24, which the root halves; then three roundings
+    torch.testing.assert_close(y.double(), exact, rtol=1e-6, atol=0)
+    for row in range(num_rows):
+        assert torch.equal(kernels.rms_norm(x[1, row], weight, 1e-6), y[1, row])
 
 
 def test_an_expert_that_is_none_is_refused():

@@ -25,13 +25,6 @@ inline float largest(Lanes a) {
     return *std::max_element(each, each + 8);
 }
 
-inline float sum_of(Lanes a) {
-    float each[8], sum = 0.0f;
-    store(each, a);
-    for (float number : each) sum += number;
-    return sum;
-}
-
 // Scores become exponentials, not yet divided by their sum, which is returned. Behind the last key lie zeros.
 inline float exponentials(float* scores, const float* mask, long num_keys, float scale) {
     Lanes best = broadcast(-INFINITY);

@@ -12,7 +12,6 @@
 
 namespace gorae::GORAE_SET {
 
-constexpr long BLOCK = 256;       // inputs in a chain
 constexpr int PANEL = 16;         // outputs side by side in packed memory
 constexpr long OUTPUTS = 64;      // that a task computes: four panels
 constexpr int TILE = 6;           // most rows of a tile: 12 of 16 registers hold its sums

@@ -44,7 +44,7 @@ def product(native: Any, x: Tensor, weight: Tensor) -> Tensor:
         weight.dtype == torch.bfloat16,
         num_outputs,
         num_inputs,
-        weight.stride(0),
+        row_stride(weight),
         y.data_ptr(),
         torch.get_num_threads(),
     )

@@ -8,8 +8,6 @@
 
 namespace gorae::GORAE_SET {
 
-constexpr long ELEMENTS = 4096;  // a task's
-
 inline void sigmoid(const float* x, float* y, long count, int threads) {
     share(blocks_of(count, ELEMENTS), threads, [&](long task) {
         const long first = task * ELEMENTS;
