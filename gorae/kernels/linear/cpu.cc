@@ -45,6 +45,7 @@ inline void clear(Matrix<float> y) {
 template <int ROWS, int GROUPS, class Number>
 void direct_tile(Matrix<const float> x, long first_row, Matrix<const Number> weight, long first_output,
                  Matrix<float> y) {
+    constexpr long LINE = 64 / sizeof(Number);
     const Number* rows[GROUPS][8];
     const float* inputs[ROWS];
     Lanes total[ROWS][GROUPS];
@@ -60,6 +61,20 @@ void direct_tile(Matrix<const float> x, long first_row, Matrix<const Number> wei
 #pragma GCC unroll 8
             for (int g = 0; g < GROUPS; ++g) sum[r][g] = zero();
         long k = start;
+        // a line of each row at once: rows a power of two apart share few places in the first cache
+        for (; k + LINE <= end; k += LINE)
+#pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; ++g)
+#pragma GCC unroll 4
+                for (long part = k; part < k + LINE; part += 8) {
+                    Lanes columns[8];
+                    load_columns(rows[g], part, columns);
+#pragma GCC unroll 8
+                    for (int j = 0; j < 8; ++j)
+#pragma GCC unroll 8
+                        for (int r = 0; r < ROWS; ++r)
+                            sum[r][g] = fused(broadcast(inputs[r][part + j]), columns[j], sum[r][g]);
+                }
         for (; k + 8 <= end; k += 8)
 #pragma GCC unroll 8
             for (int g = 0; g < GROUPS; ++g) {
@@ -91,8 +106,8 @@ void direct_tile(Matrix<const float> x, long first_row, Matrix<const Number> wei
         }
 }
 
-// Groups of eight outputs that keep enough chains going at once without running out of registers.
-constexpr int groups_for(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+// Groups of eight outputs: two keep enough chains going at once, and more rows than two fill the registers with one.
+constexpr int groups_for(int rows) { return rows <= 2 ? 2 : 1; }
 
 template <int ROWS, class Number>
 void direct_rows(Matrix<const float> x, Matrix<const Number> weight, Matrix<float> y, long first, long last) {
