@@ -221,10 +221,11 @@ class Engine:
         )
         for request in self.reading.requests:
             if request.weights_version is None:
-                request.weights_version = self.weights_version
                 request.num_cached = TILE_KEYS * len(self.reading.known[request.sequence])
                 self.stats.prompt_tokens += len(request.prompt_ids)
                 self.stats.cached_tokens += request.num_cached
+            if not request.token_ids:
+                request.weights_version = self.weights_version
         if self.reading.requests:
             self.runner.begin(self.reading.known, reach=self.reading.reach)
 

@@ -65,7 +65,7 @@ class Output:
     logprobs: log-probability of each sampled token under the untruncated softmax at temperature 1.
     finish_reason: "stop" (a token that ends a reply, or a stop text), "length" or "cancelled".
     num_cached: tokens of the prompt that had been read before, for another request.
-    weights_version: the engine's when the request was first admitted; later tokens may be of later weights.
+    weights_version: the engine's when the first token was sampled; later tokens may be of later weights.
     """
 
     token_ids: list[int]
@@ -75,7 +75,7 @@ class Output:
     prompt_token_ids: list[int]
     top_logprobs: list[dict[int, float]] | None = None
     num_cached: int = field(default=0, compare=False)
-    weights_version: int = 0
+    weights_version: int = field(default=0, compare=False)
 
 
 @dataclass(eq=False)
