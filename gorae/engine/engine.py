@@ -192,7 +192,7 @@ class Engine:
         return events
 
     def look_at_weights(self) -> None:
-        if self.watch.has_changed() or (self.waiting and self.watch.has_been_replaced()):
+        if self.watch.has_changed():
             self.weights_changed()
 
     def keep_within_bounds(self) -> None:

@@ -1,7 +1,7 @@
 """Have the network's weights changed since they were last looked at? What was read with the old ones must be forgotten.
 
-PyTorch counts the in-place changes of every tensor, those of an optimizer among them; only a change through `.data` or
-of memory shared with something else goes uncounted. Whoever makes one has to say so.
+PyTorch counts the in-place changes of every tensor, those of an optimizer among them. It does not count a change
+through `.data` or of memory shared with something else, and whole modules may be exchanged: whoever does so has to say.
 """
 
 from collections.abc import Mapping
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 
 class WeightsWatch:
-    """Remembers the tensors of a network and how often each has been changed."""
+    """Remembers every weight's place in the network, its tensor, and how often that has been changed."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.seen = self.look()
-
-    def look(self) -> list[tuple[Tensor, int]]:
-        return [(tensor, num_changes(tensor)) for tensor in (*self.network.parameters(), *self.network.buffers())]
+        self.seen = [
+            (held, name, tensor, num_changes(tensor))
+            for module in network.modules()
+            for held in (module._parameters, module._buffers)
+            for name, tensor in held.items()
+            if tensor is not None
+        ]
 
     def has_changed(self) -> bool:
-        """Whether a tensor seen before has been changed in place; costs a few microseconds, so every step may ask."""
-        return any(num_changes(tensor) != before for tensor, before in self.seen)
-
-    def has_been_replaced(self) -> bool:
-        """Whether the network holds another tensor in the place of one seen before; walks through the network."""
-        return [id(tensor) for tensor, _ in self.look()] != [id(tensor) for tensor, _ in self.seen]
+        """Whether a tensor has been changed in place or replaced; takes microseconds, so that every step can ask."""
+        return any(
+            held.get(name) is not tensor or num_changes(tensor) != before for held, name, tensor, before in self.seen
+        )
 
 
 def num_changes(tensor: Tensor) -> int:

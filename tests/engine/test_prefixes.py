@@ -201,13 +201,13 @@ def test_no_prefix_outlives_the_weights_that_read_it(own, change):
     assert (old.weights_version, new.weights_version, new.num_cached) == (0, 1, 0)
 
 
-@pytest.mark.parametrize("change", [by_an_optimizer, by_the_engine, by_a_way_around_and_a_word])
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_request_under_way_goes_on_with_the_new_weights_alone(own, change):
     """Its next token is what the new weights say of its prompt and of what it has written, nothing remembered."""
     engine = Engine(own, prefill_tokens=32)
     params = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
     running, reading = engine.add(LONG[:40], params), engine.add(LONG, params)
-    tokens = {running: [], reading: []}
+    requests, tokens = list(engine.waiting), {running: [], reading: []}
     while len(tokens[running]) < 3:
         for event in engine.step():
             tokens[event.request_id].append(event.token_id)
@@ -219,6 +219,7 @@ def test_a_request_under_way_goes_on_with_the_new_weights_alone(own, change):
             tokens[event.request_id].append(event.token_id)
     assert tokens[running][3:] == generate(Engine(own), LONG[:40] + written, params=params)[0].token_ids[:5]
     assert tokens[reading] == generate(Engine(own), LONG, params=params)[0].token_ids
+    assert [request.output(None).weights_version for request in requests] == [0, 1]  # of the first token
 
 
 def test_weights_that_do_not_fit_are_refused_before_any_is_copied(own):

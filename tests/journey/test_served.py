@@ -55,6 +55,13 @@ def test_streaming_gives_the_same_words_as_waiting(client):
     assert (reasoning, content) == (whole.reasoning_content or "", whole.content or "")
 
 
+def test_a_question_asked_again_is_read_from_the_cache_and_answered_alike(client):
+    first, again = (ask(client, thinking="enabled") for _ in range(2))
+    assert again.choices[0].message == first.choices[0].message
+    assert again.usage.prompt_cache_hit_tokens == (again.usage.prompt_tokens - 1) // 32 * 32 > 0
+    assert again.usage.prompt_cache_miss_tokens == again.usage.prompt_tokens - again.usage.prompt_cache_hit_tokens
+
+
 def test_the_model_is_named_after_its_run_and_stage(client):
     assert [model.id for model in client.models.list()] == ["gorae-run-rl"]
 
