@@ -103,7 +103,11 @@ def test_prefixes_fill_the_cache_and_make_way_for_whoever_runs(model):
     for start in range(5, 12):
         generate(engine, [start] * 100, params=SamplingParams(max_tokens=1))
     assert engine.runner.prefixes.num_tokens > 160 - 32 * 3
-    engine.add([50] * 150, SamplingParams(max_tokens=5))
+    engine.add([50] * 100, SamplingParams(max_tokens=2, ignore_eos=True))
+    while engine.has_work:
+        engine.step()
+        assert engine.runner.cache.num_tokens + engine.runner.prefixes.num_tokens <= 160
+    engine.add([60] * 150, SamplingParams(max_tokens=5, ignore_eos=True))
     engine.step()
     assert engine.runner.cache.num_tokens == 160
     assert engine.runner.prefixes.num_tokens == 0
