@@ -1,4 +1,4 @@
-"""What a checkpoint is, from its config.json and headers alone: no tensor is read and no network is built."""
+"""What a checkpoint is, from its config.json and headers: no tensor is read but the scales of FP8."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,9 +6,11 @@ from os import PathLike
 
 from gorae.checkpoint.gguf_read import read_gguf
 from gorae.checkpoint.hub import resolve
+from gorae.checkpoint.load import config_of
 from gorae.checkpoint.names import kind_of
 from gorae.checkpoint.shards import Shards, read_published
-from gorae.config import ModelConfig, Parameters, count_parameters, from_published
+from gorae.checkpoint.weights import fitting_network
+from gorae.config import ModelConfig, Parameters, count_parameters
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,18 @@ class Inspection:
 def inspect(path: str | PathLike[str]) -> Inspection:
     """Inspect a folder, an id or a GGUF file. Raises ValueError for what `load` would refuse by its headers."""
     found = resolve(path)
-    if found.suffix == ".gguf":
-        published = dict(read_gguf(found).published)
+    is_gguf = not found.is_dir() and found.suffix == ".gguf"
+    if is_gguf:
+        published = read_gguf(found).published
+        config = config_of(published, found)
         sizes = Counter({("file", "GGUF"): found.stat().st_size})
     else:
         published = read_published(found)
         with Shards(found) as shards:
+            config = fitting_network(config_of(published, found / "config.json"), shards).config
             sizes = Counter()
             for name in shards:
                 layout = shards.layout(name)
                 sizes[kind_of(name), layout.type_name] += layout.num_bytes
-    config = from_published(published)
     parameters = count_parameters(config, with_mtp=True)
-    return Inspection(published["model_type"], config, parameters, dict(sizes), is_mapped=found.suffix != ".gguf")
+    return Inspection(published["model_type"], config, parameters, dict(sizes), is_mapped=not is_gguf)
