@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
-        print(f"gorae: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"gorae: {str(error).strip()}", file=sys.stderr)
         return 2
 
 
