@@ -121,7 +121,7 @@ class Engine:
         return events
 
     def take_tokens(self, log_probs_BW: Tensor) -> None:
-        """Sample every running request's next token from its row."""
+        """Sample every running request's next token from its row. Raises ValueError where a row is no numbers."""
         params = [request.params for request in self.running]
         tokens_B = sample(
             log_probs_BW,
@@ -130,6 +130,11 @@ class Engine:
             uniforms([r.seed for r in self.running], [len(r.token_ids) for r in self.running]),
         )
         chosen_B = log_probs_BW.gather(-1, tokens_B[:, None])[:, 0]
+        if bool(chosen_B.isnan().any()):
+            raise ValueError(
+                "the network's logits are no finite numbers, so one of its weights is broken or has grown too far; "
+                "download the model again, or go back to an earlier save"
+            )
         limits = {"end_ids": self.config.end_ids, "max_positions": self.config.max_positions}
         for row, (request, token_id, logprob) in enumerate(
             zip(self.running, tokens_B.tolist(), chosen_B.tolist(), strict=True)

@@ -210,6 +210,15 @@ def test_files_of_another_conversion_are_not_taken_for_this_one(tmp_path, source
     assert contents(tmp_path / "new") == contents(tmp_path / "whole")
 
 
+def test_a_record_that_is_broken_says_what_to_do(tmp_path, source):
+    folder = tmp_path / ".new.converting"
+    folder.mkdir()
+    for content in ("", "[]", "{"):
+        (folder / "conversion.json").write_text(content)
+        with pytest.raises(ValueError, match=r"is no record of a conversion .*; remove .*\.new\.converting to begin"):
+            convert(source, tmp_path / "new", "fp8")
+
+
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, source, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)

@@ -1,5 +1,6 @@
 """What `generate`, `add`, `step` and `cancel` promise: ends, texts, events, and what they refuse."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,17 @@ def test_an_interrupted_step_leaves_an_engine_that_answers_as_a_new_one(model, p
             engine.generate(prompts[:5], params)
     assert not engine.has_work
     assert engine.generate(prompts[3:8], params) == Engine(model).generate(prompts[3:8], params)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_network_that_computes_no_numbers_is_an_error_and_not_a_text(model, temperature):
+    broken = replace(model, network=deepcopy(model.network))
+    with torch.no_grad():
+        broken.network.norm_D[3] = torch.nan
+    engine = Engine(broken)
+    with pytest.raises(ValueError, match="logits are no finite numbers"):
+        engine.generate([[1, 2]], SamplingParams(max_tokens=2, temperature=temperature))
+    assert not engine.has_work
 
 
 def test_every_forward_pass_is_counted_and_equal_prompts_are_read_once(model):
