@@ -86,7 +86,7 @@ def load_chat_model(path: Path, *, trainable: bool = False) -> ChatModel:
     model = load(path, weights="float32" if trainable else "stored")
     if model.tokenizer is None:
         raise ValueError(
-            f"{path} has no tokenizer, and a chat needs one; give a folder with tokenizer.json, or a .gguf file that has one"
+            f"{path} has no tokenizer, and a chat needs one; give a folder with tokenizer.json or a .gguf file with one"
         )
     return ChatModel(model.network, model.config, model.tokenizer)
 

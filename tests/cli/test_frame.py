@@ -41,7 +41,7 @@ def run(args):
     if args.subject == "interrupt":
         raise KeyboardInterrupt
     if args.subject == "mistake":
-        raise ValueError("no such song")
+        raise ValueError("no such\\nsong")
     if args.subject == "mistakes":
         raise ValueError("2 complaints\\n  one\\n  another\\n")
     print(args.subject, args.encore, args.loud, args.settings, args.overrides)
