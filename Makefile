@@ -14,17 +14,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 INSTALLED := .venv/installed
+COMPILED := .venv/compiled
+KERNELS := setup.py $(wildcard gorae/kernels/*.cc gorae/kernels/*.h gorae/kernels/*/*.cc)
 JUDGE := .venv/llama-cpp
 
-# llama.cpp in a few minutes: for this machine's instructions, without what the tests do not call. Where cmake and ninja
-# are missing, pip brings them.
-JUDGE_BUILD := -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/tests/checkpoint/llama_cpp.cmake \
-	-DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF \
-	-DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF -DGGML_CPU_REPACK=OFF
+# llama.cpp as fast as it can be, for it is also the peer of benchmarks/serve.py, but without what neither calls. Where
+# cmake and ninja are missing, pip brings them.
+JUDGE_BUILD := -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/tests/checkpoint/llama_cpp.cmake -DLLAVA_BUILD=OFF \
+	-DLLAMA_OPENSSL=OFF
 
-.PHONY: setup run check test test-slow wheel
+.PHONY: setup run check test test-reference test-slow wheel
 
-setup: $(INSTALLED)
+setup: $(INSTALLED) $(COMPILED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Gorae needs Python 3.11 or newer and found none as: $(CANDIDATES);" \
@@ -33,14 +34,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "PYTHON=$(PYTHON) is no Python 3.11 or newer; name one that is" >&2; exit 1; }
 	@"$(PYTHON)" -m venv .venv || { echo "$(PYTHON) can not make a virtual environment;" \
 		"on Debian and Ubuntu install its venv package, such as python3-venv" >&2; exit 1; }
-	.venv/bin/python -m pip install --editable '.[dev]'
+	GORAE_KERNELS=reference .venv/bin/python -m pip install --editable '.[dev]'
+	@touch $@
+
+# Here rather than by pip, so that one sees it, and again whenever a kernel changes. Without a C++ compiler it warns and
+# goes on: Gorae then runs on plain PyTorch.
+$(COMPILED): $(KERNELS) | $(INSTALLED)
+	rm -f gorae/kernels/native*.so
+	.venv/bin/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 $(JUDGE): $(INSTALLED)
 	@for compiler in $$CXX c++ g++ clang++; do command -v $$compiler >/dev/null && exit 0; done; \
 		echo "make test-slow compiles llama.cpp and found no C++ compiler (c++, g++, clang++);" \
 		"install one, on Debian and Ubuntu with apt-get install g++" >&2; exit 1
-	CMAKE_ARGS="$(JUDGE_BUILD)" .venv/bin/python -m pip install --editable '.[dev,llama-cpp]'
+	GORAE_KERNELS=reference CMAKE_ARGS="$(JUDGE_BUILD)" .venv/bin/python -m pip install --editable '.[dev,llama-cpp]'
 	@touch $@
 
 run: setup
@@ -53,12 +61,17 @@ check: setup
 	.venv/bin/lint-imports
 	.venv/bin/pytest tests/test_house.py
 
-test test-slow: export HF_HUB_OFFLINE := 1
+test test-reference test-slow: export HF_HUB_OFFLINE := 1
 
 # A process a core, each with one thread: two threads a process would wait for each other.
-test: export OMP_NUM_THREADS := 1
+test test-reference: export OMP_NUM_THREADS := 1
 test: setup
 	.venv/bin/pytest -m "not slow" --numprocesses auto --dist loadgroup
+
+# The rooms whose numbers the compiled kernels make, without them.
+test-reference: setup
+	GORAE_KERNELS=reference .venv/bin/pytest -m "not slow" --numprocesses auto \
+		tests/kernels tests/model tests/engine tests/train tests/posttrain
 
 test-slow: setup $(JUDGE)
 	.venv/bin/pytest -m slow

@@ -39,9 +39,18 @@ def main() -> None:
 
 
 def write_random(
-    folder: Path, published: Mapping[str, Any], *, fp8: bool, seed: int = 0, max_shard_bytes: int = MAX_SHARD_BYTES
+    folder: Path,
+    published: Mapping[str, Any],
+    *,
+    fp8: bool,
+    seed: int = 0,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    degrees_of_freedom: int | None = None,
 ) -> None:
-    """Fill a new folder with config.json and random weights under published names."""
+    """Fill a new folder with config.json and random weights under published names.
+
+    They are normal, or with `degrees_of_freedom` above 2 of Student's t distribution, which has heavier tails.
+    """
     config = from_published({key: value for key, value in published.items() if key != "quantization_config"})
     outputs = {name: _outputs(name, shape, fp8=fp8) for name, shape in _shapes(config).items()}
     sizes = {name: sum(layout.num_bytes for layout in layouts.values()) for name, layouts in outputs.items()}
@@ -56,7 +65,7 @@ def write_random(
         for number, (file_name, names) in enumerate(plan.items()):
             layouts = dict(chain.from_iterable(outputs[name].items() for name in names))
             generator = torch.Generator().manual_seed(seed + number)
-            drawn = (_drawn(name, outputs[name], config.init_std, generator) for name in names)
+            drawn = (_drawn(name, outputs[name], config.init_std, generator, degrees_of_freedom) for name in names)
             tensors = chain.from_iterable((job.advance(), tensors)[1] for tensors in drawn)
             write_file(folder / file_name, layouts, tensors)
             written[file_name] = list(layouts)
@@ -82,13 +91,20 @@ def _outputs(name: str, shape: tuple[int, ...], *, fp8: bool) -> dict[str, Layou
 
 
 def _drawn(
-    name: str, layouts: Mapping[str, Layout], std: float, generator: torch.Generator
+    name: str,
+    layouts: Mapping[str, Layout],
+    std: float,
+    generator: torch.Generator,
+    degrees_of_freedom: int | None,
 ) -> Iterator[tuple[str, Tensor]]:
     dtype, shape = layouts[name]
     if kind_of(name) == "norms":
         yield name, torch.ones(shape, dtype=dtype)
         return
     tensor = torch.empty(shape).normal_(std=std, generator=generator)
+    if degrees_of_freedom is not None:  # over the root of a mean of squares, and brought to the same deviation
+        squares = sum(torch.empty(shape).normal_(generator=generator).square_() for _ in range(degrees_of_freedom))
+        tensor *= ((degrees_of_freedom - 2) / squares).sqrt_()
     if name + SCALES in layouts:
         values, scales = quantize(tensor, name)
         yield name, values

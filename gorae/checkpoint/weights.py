@@ -27,7 +27,7 @@ from gorae.checkpoint.names import EMBEDDING, Place, copies, is_mtp, places
 from gorae.checkpoint.safetensors import Layout, write_file
 from gorae.checkpoint.shards import Shards, plan_shards, write_index
 from gorae.config import ModelConfig
-from gorae.kernels import BlockScaled, Weight, bands
+from gorae.kernels import BlockScaled, HeldExperts, Weight, bands
 from gorae.model import Network
 
 _READABLE = ("F32", "BF16", "F16", "F8_E4M3")
@@ -108,16 +108,16 @@ def _fill(network: Network, read: Callable[[str], Tensor]) -> None:
 
 
 def _hold(network: Network, shards: Shards) -> None:
-    """Put the tensors as they are stored in the place of a network's parameters, experts as lists."""
-    kept: dict[str, Weight | list[Weight]] = {}
+    """Put the tensors as they are stored in the place of a network's parameters, experts one by one."""
+    kept: dict[str, Weight | HeldExperts] = {}
     for published, place in places(network.config).items():
         if place.name == EMBEDDING:
             kept[EMBEDDING] = read_widened(shards, published)  # no more than mapped, unless it is FP8
         elif place.expert is None:
             kept[place.name] = read_kept(shards, published)
         else:
-            experts = kept.setdefault(place.name, [])
-            assert isinstance(experts, list), f"{place.name} is stacked and whole"
+            experts = kept.setdefault(place.name, HeldExperts())
+            assert isinstance(experts, HeldExperts), f"{place.name} is stacked and whole"
             experts.append(read_kept(shards, published))
     for name, held in kept.items():
         owner, _, attribute = name.rpartition(".")

@@ -80,7 +80,9 @@ def examine() -> list[Finding]:
         _compiler(),
         _reasoning_gym(),
     ]
-    return findings if torch is None else [*findings, _gpu(torch), _threads(torch, num_cores), *_products(torch)]
+    if torch is None:
+        return findings
+    return [*findings, _kernels(), _gpu(torch), _threads(torch, num_cores), *_products(torch)]
 
 
 def usable_cores() -> float:
@@ -178,6 +180,15 @@ def _compiler() -> Finding:
     return Finding(
         "C++ compiler", found, "" if found else "no C++ compiler: Gorae runs without, on plain torch kernels"
     )
+
+
+def _kernels() -> Finding:
+    in_use = import_module("gorae.kernels").kernels_in_use()
+    cost = {
+        "reference": "no compiled kernels in use: as exact, but slower; install a C++ compiler, then run make setup",
+        "portable": "no kernels for this processor's instruction set yet: as exact, but slower",
+    }
+    return Finding("kernels", in_use if in_use == "reference" else f"compiled, {in_use}", cost.get(in_use, ""))
 
 
 def _reasoning_gym() -> Finding:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from gorae.config import ModelConfig
+from gorae.engine.broken import require_numbers
 from gorae.engine.request import Output, Request, SamplingParams
 from gorae.engine.runner import Count, Runner
-from gorae.engine.sampler import sample, uniforms
+from gorae.engine.sampler import adjusted, sample, uniforms
 from gorae.model import Network
 from gorae.text import StreamDecoder, Tokenizer
 
@@ -121,20 +122,13 @@ class Engine:
         return events
 
     def take_tokens(self, log_probs_BW: Tensor) -> None:
-        """Sample every running request's next token from its row. Raises ValueError where a row is no numbers."""
+        """Sample every running request's next token from its row."""
+        require_numbers(log_probs_BW, self.runner.network, self.running)
         params = [request.params for request in self.running]
-        tokens_B = sample(
-            log_probs_BW,
-            torch.tensor([one.temperature for one in params], dtype=torch.float64),
-            torch.tensor([one.top_p for one in params], dtype=torch.float64),
-            uniforms([r.seed for r in self.running], [len(r.token_ids) for r in self.running]),
-        )
+        numbers_B = uniforms([r.seed for r in self.running], [len(r.token_ids) for r in self.running])
+        scores_BW = adjusted(log_probs_BW, params, [request.token_ids for request in self.running])
+        tokens_B = sample(scores_BW, params, numbers_B)
         chosen_B = log_probs_BW.gather(-1, tokens_B[:, None])[:, 0]
-        if bool(chosen_B.isnan().any()):
-            raise ValueError(
-                "the network's logits are no finite numbers, so one of its weights is broken or has grown too far; "
-                "download the model again, or go back to an earlier save"
-            )
         limits = {"end_ids": self.config.end_ids, "max_positions": self.config.max_positions}
         for row, (request, token_id, logprob) in enumerate(
             zip(self.running, tokens_B.tolist(), chosen_B.tolist(), strict=True)
@@ -173,6 +167,11 @@ class Engine:
             )
         if (params.logprobs or 0) > self.config.vocab_size:
             raise ValueError(f"logprobs={params.logprobs} exceeds the vocabulary of {self.config.vocab_size}")
+        for name in ("logit_bias", "stop_token_ids"):
+            if any(not 0 <= token_id < self.config.vocab_size for token_id in getattr(params, name)):
+                raise ValueError(
+                    f"{name}={getattr(params, name)} names a token outside the vocabulary of {self.config.vocab_size}"
+                )
         if params.stop and self.tokenizer is None:
             raise ValueError("this model has no tokenizer to find stop texts with; load a folder that has one")
         self.next_id += 1

@@ -1,7 +1,8 @@
 """What a caller asks for and gets: sampling parameters, outputs, and the request in between."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 
 from gorae.text import StreamDecoder, Tokenizer
 
@@ -10,16 +11,25 @@ from gorae.text import StreamDecoder, Tokenizer
 class SamplingParams:
     """How to continue one prompt.
 
-    temperature 0 is greedy; top_p keeps the smallest set of tokens with that much probability. The same `seed` gives
-    the same tokens whatever else the engine is doing; None takes a fresh one. `stop` texts end the output and are
-    not part of its text. `logprobs=n` also returns the n likeliest tokens at every place.
+    temperature 0 is greedy. Of the softmax at it, top_k keeps the likeliest tokens (0: all), top_p the smallest set of
+    them with that share of their probability, min_p those with that share of the likeliest's. Penalties lower the
+    score of a token the output has already: presence_penalty once, frequency_penalty for each time; logit_bias adds to
+    the scores of tokens by id. The same `seed` gives the same tokens whatever else the engine is doing; None takes a
+    fresh one. `stop` texts end the output and are not part of its text; `stop_token_ids` end it too, ignore_eos or not.
+    `logprobs=n` also returns the n likeliest tokens at every place.
     """
 
     max_tokens: int = 256
     temperature: float = 1.0
+    top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
 
@@ -27,9 +37,18 @@ class SamplingParams:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         rules = {
             "max_tokens": (self.max_tokens >= 1, "must be at least 1"),
             "temperature": (self.temperature >= 0, "must be 0 (greedy) or more"),
+            "top_k": (self.top_k >= 0, "must be 0 (all) or more"),
+            "min_p": (0 <= self.min_p <= 1, "must lie between 0 and 1"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "must lie between -2 and 2"),
+            "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "must lie between -2 and 2"),
+            "logit_bias": (
+                all(isfinite(bias) for bias in self.logit_bias.values()),
+                "must be finite; -100 and less bans a token in effect",
+            ),
             "top_p": (0 < self.top_p <= 1, "must lie above 0 and not above 1"),
             "stop": (all(self.stop), "must not hold an empty text; remove it"),
             "logprobs": (self.logprobs is None or self.logprobs >= 0, "must be None or at least 0"),
@@ -76,7 +95,8 @@ class Request:
         self.logprobs.append(logprob)
         if self.params.stop and self.decoder is not None:
             self.text += self.decoder.push([token_id])
-        if (token_id in end_ids and not self.params.ignore_eos) or any(stop in self.text for stop in self.params.stop):
+        is_end = token_id in self.params.stop_token_ids or (token_id in end_ids and not self.params.ignore_eos)
+        if is_end or any(stop in self.text for stop in self.params.stop):
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.params.max_tokens or self.num_tokens >= max_positions:
             self.finish_reason = "length"

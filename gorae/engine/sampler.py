@@ -3,37 +3,63 @@
 No generator carries state, so a request's draws depend on its seed alone, never on its neighbours.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from gorae.engine.request import SamplingParams
 
-def sample(log_probs_BW: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniforms_B: Tensor) -> Tensor:
-    """Token ids [B], by inverse transform of softmax(log_probs / temperature) cut to top_p; temperature 0 is greedy."""
-    greedy_B = log_probs_BW.argmax(-1)
+
+def sample(scores_BW: Tensor, params: Sequence[SamplingParams], uniforms_B: Tensor) -> Tensor:
+    """Token ids [B], by inverse transform of softmax(scores / temperature), cut as asked; temperature 0 is greedy."""
+    greedy_B = scores_BW.argmax(-1)
+    temperature_B, top_k_B, top_p_B, min_p_B = (
+        torch.tensor([getattr(one, name) for one in params], dtype=torch.float64)
+        for name in ("temperature", "top_k", "top_p", "min_p")
+    )
     if bool((temperature_B == 0).all()):
         return greedy_B
     is_greedy = temperature_B == 0
     heat_B1 = temperature_B.masked_fill(is_greedy, 1.0)[:, None]
     # Below the largest, not below 0: a temperature near 0 must not divide every score to minus infinity.
-    lag_BW = log_probs_BW.double() - log_probs_BW.amax(-1, keepdim=True)
+    lag_BW = scores_BW.double() - scores_BW.amax(-1, keepdim=True)
     probs_BW = torch.softmax(lag_BW / heat_B1, dim=-1)
-    if bool((top_p_B < 1).any()):
-        probs_BW = keep_top_p(probs_BW, top_p_B)
+    if any(one.top_k or one.top_p < 1 or one.min_p for one in params):
+        probs_BW = keep_likeliest(probs_BW, top_k_B, top_p_B, min_p_B)
     cumulative_BW = probs_BW.cumsum(-1)
     thresholds_B1 = uniforms_B[:, None] * cumulative_BW[:, -1:]
-    drawn_B = torch.searchsorted(cumulative_BW, thresholds_B1, right=True)[:, 0].clamp(max=log_probs_BW.shape[-1] - 1)
+    drawn_B = torch.searchsorted(cumulative_BW, thresholds_B1, right=True)[:, 0].clamp(max=scores_BW.shape[-1] - 1)
     return torch.where(is_greedy, greedy_B, drawn_B)
 
 
-def keep_top_p(probs_BW: Tensor, top_p_B: Tensor) -> Tensor:
-    """Zero every token outside the smallest set, likeliest first, whose probability reaches top_p; at 1, none."""
+def keep_likeliest(probs_BW: Tensor, top_k_B: Tensor, top_p_B: Tensor, min_p_B: Tensor) -> Tensor:
+    """Zero every token that is not one of the `top_k` likeliest, or of the smallest set of these, likeliest first, that
+    has `top_p` of their probability, or that is below `min_p` of the likeliest. 0, 1 and 0 cut nothing.
+    """
     sorted_BW, order_BW = probs_BW.sort(dim=-1, descending=True, stable=True)
-    before_BW = sorted_BW.cumsum(-1) - sorted_BW
+    ranks_W = torch.arange(probs_BW.shape[-1])
+    kept_BW = sorted_BW * (ranks_W < top_k_B.masked_fill(top_k_B == 0, float("inf"))[:, None])
+    before_BW = kept_BW.cumsum(-1) - kept_BW
+    total_B = kept_BW.sum(-1).masked_fill(top_k_B == 0, 1.0)
     # The sum may round to 1 before its end: a row at 1 must not lose that end because a neighbour's is below.
-    limit_B1 = top_p_B.masked_fill(top_p_B >= 1, float("inf"))[:, None]
-    kept_BW = torch.where(before_BW < limit_B1, sorted_BW, 0.0)
-    return torch.zeros_like(probs_BW).scatter(-1, order_BW, kept_BW)
+    limit_B = (top_p_B * total_B).masked_fill(top_p_B >= 1, float("inf"))
+    is_kept_BW = (before_BW < limit_B[:, None]) & (sorted_BW >= min_p_B[:, None] * sorted_BW[:, :1])
+    return torch.zeros_like(probs_BW).scatter(-1, order_BW, kept_BW * is_kept_BW)
+
+
+def adjusted(log_probs_BW: Tensor, params: Sequence[SamplingParams], written: Sequence[list[int]]) -> Tensor:
+    """Scores to draw from: log-probabilities, plus the bias and less the penalties for the tokens `written` so far."""
+    rows = [row for row, one in enumerate(params) if one.logit_bias or one.presence_penalty or one.frequency_penalty]
+    scores_BW = log_probs_BW.clone() if rows else log_probs_BW
+    for row in rows:
+        one = params[row]
+        ids, counts = torch.tensor(written[row], dtype=torch.long).unique(return_counts=True)
+        scores_BW[row, ids] -= one.presence_penalty + one.frequency_penalty * counts
+        for token_id, bias in one.logit_bias.items():
+            scores_BW[row, token_id] += bias
+    return scores_BW
 
 
 def uniforms(seeds: list[int], places: list[int]) -> Tensor:

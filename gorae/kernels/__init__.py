@@ -1,10 +1,12 @@
 """The operations the network is made of, one folder each: a typed door, and a `reference.py` that is the definition.
 
 Exactness (the second law) starts here: a row's result never depends on how many rows stand beside it. The reference
-gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` rows and `TILE_KEYS` keys.
+gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` rows and `TILE_KEYS` keys. A folder with a
+`cpu.cc` has compiled kernels too, which keep one order of summation; backend.py says which of the two runs.
 """
 
 from gorae.kernels.attention import attention
+from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.experts import expert_mlp
 from gorae.kernels.linear import linear
 from gorae.kernels.rms_norm import rms_norm
@@ -13,17 +15,19 @@ from gorae.kernels.routing import Routing, expert_load, route
 from gorae.kernels.sigmoid import sigmoid
 from gorae.kernels.swiglu import swiglu
 from gorae.kernels.tiles import whole_pages
-from gorae.kernels.weights import BLOCK, BlockScaled, Weight, bands
+from gorae.kernels.weights import BLOCK, BlockScaled, HeldExperts, Weight, bands
 
 __all__ = [
     "BLOCK",
     "BlockScaled",
+    "HeldExperts",
     "Routing",
     "Weight",
     "attention",
     "bands",
     "expert_load",
     "expert_mlp",
+    "kernels_in_use",
     "linear",
     "rms_norm",
     "rotary_angles",

@@ -4,6 +4,7 @@ So a checkpoint's tensors can stay as they are stored, mapped, until a product a
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,24 @@ class BlockScaled(NamedTuple):
 
 
 Weight = Tensor | BlockScaled
+
+
+class HeldExperts(list[Weight]):
+    """The matrices of a layer's experts, each held where it lies; the list is not changed once it is used."""
+
+    @cached_property
+    def sample(self) -> Tensor | None:
+        """The first, where all are like it: dense rows of one type. None where they are not."""
+        first, *_ = self
+        if not isinstance(first, Tensor):
+            return None
+        is_like = (isinstance(one, Tensor) and one.dtype == first.dtype and one.is_contiguous() for one in self)
+        return first if all(is_like) else None
+
+    @cached_property
+    def addresses(self) -> Tensor:
+        """Where each lies, for a compiled kernel."""
+        return torch.tensor([one.data_ptr() for one in self if isinstance(one, Tensor)])
 
 
 def bands(weight: Weight) -> Iterator[Tensor]:

@@ -85,6 +85,7 @@ class Thinking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 StopString = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -100,6 +101,11 @@ class ChatRequest(msgspec.Struct, frozen=True):
     max_completion_tokens: PositiveInt | None = None  # OpenAI's newer name for max_tokens
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0  # this and the next not OpenAI's, named as other servers name them
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: dict[int, Annotated[float, msgspec.Meta(ge=-100, le=100)]] = {}
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=16)] = []
     tools: Annotated[list[OfferedTool], msgspec.Meta(max_length=128)] = []
@@ -126,7 +132,12 @@ class ChatRequest(msgspec.Struct, frozen=True):
         return SamplingParams(
             max_tokens=min(room, self.max_tokens or self.max_completion_tokens or room),
             temperature=self.temperature,
+            top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=self.logit_bias,
             seed=self.seed,
         )
 
@@ -141,6 +152,11 @@ EXAMPLES = {
     "max_completion_tokens": "256",
     "temperature": "0.6",
     "top_p": "0.95",
+    "top_k": "40",
+    "min_p": "0.05",
+    "presence_penalty": "0.5",
+    "frequency_penalty": "0.5",
+    "logit_bias": '{"42": -100}',
     "seed": "1",
     "stop": '["\\n\\n"]',
     "tools": '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]',
@@ -164,9 +180,6 @@ HARMLESS = {
 # Known fields that would change the reply, and the values at which they do not.
 NEUTRAL: dict[str, list[Any]] = {
     "n": [1],
-    "presence_penalty": [0],
-    "frequency_penalty": [0],
-    "logit_bias": [{}],
     "logprobs": [False],
     "top_logprobs": [0],
     "response_format": [{"type": "text"}],
@@ -197,7 +210,7 @@ def read_request(body: bytes) -> ChatRequest:
     if isinstance(fields.get("messages"), list):
         fields["messages"] = [_read_message(turn, index) for index, turn in enumerate(fields["messages"])]
     try:
-        request = msgspec.convert(fields, ChatRequest)
+        request = msgspec.convert(fields, ChatRequest, str_keys=True)
     except msgspec.ValidationError as error:
         raise _field_error(str(error), fields) from None
     for index, tool in enumerate(request.tools):
@@ -267,7 +280,7 @@ def _unsupported(field: str, value: Any, accepted: list[Any]) -> str:
 
 def _field_error(message: str, fields: dict[str, Any]) -> ApiError:
     """Turn msgspec's "Expected `int`, got `str` - at `$.max_tokens`" into a sentence with the value and an example."""
-    rule, _, path = message.partition(" - at `$")
+    rule, _, path = message.replace(" - at `key` in `$", " as a key - at `$").partition(" - at `$")
     missing = re.search(r"missing required field `(\w+)`", rule)
     field = path.rstrip("`").lstrip(".") + (f".{missing[1]}" if missing and path else missing[1] if missing else "")
     top = re.split(r"[.\[]", field)[0]

@@ -22,7 +22,17 @@ def without_measurement(monkeypatch):
 def test_doctor_says_what_is_there_and_ends_well(capsys):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    for name in ("Python", "torch", "cores usable", "instruction sets", "memory", "disk free", "GPU", "C++ compiler"):
+    for name in (
+        "Python",
+        "torch",
+        "cores usable",
+        "instruction sets",
+        "memory",
+        "disk free",
+        "GPU",
+        "C++ compiler",
+        "kernels",
+    ):
         assert name in printed
 
 

@@ -1,6 +1,5 @@
 """What `generate`, `add`, `step` and `cancel` promise: ends, texts, events, and what they refuse."""
 
-from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -78,6 +77,33 @@ def test_an_end_at_the_last_token_allowed_is_a_stop(model, ending):
     assert generate(model, prompt, max_tokens=num_tokens - 1, seed=seed).finish_reason == "length"
 
 
+def test_a_stop_token_ends_the_output_even_where_ends_are_ignored(model, prompts):
+    free = Engine(model).generate(prompts[:1], SamplingParams(max_tokens=9, seed=3, ignore_eos=True))[0]
+    stop = free.token_ids[4]
+    params = SamplingParams(max_tokens=9, seed=3, ignore_eos=True, stop_token_ids=[stop])
+    output = Engine(model).generate(prompts[:1], params)[0]
+    assert output.token_ids == free.token_ids[: free.token_ids.index(stop) + 1]
+    assert output.finish_reason == "stop"
+
+
+def test_penalties_and_bias_change_the_draw_and_not_the_log_probabilities(model, prompts):
+    params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True, presence_penalty=2, logit_bias={7: 100.0})
+    output = Engine(model).generate(prompts[:1], params)[0]
+    assert set(output.token_ids) == {7}, "a bias of 100 outweighs any penalty"
+    plain = SamplingParams(max_tokens=1, temperature=0, logprobs=model.config.vocab_size)
+    (table,) = Engine(model).generate(prompts[:1], plain)[0].top_logprobs
+    assert output.logprobs[0] == table[7]
+
+
+def test_a_penalty_for_every_time_wears_a_favoured_token_out(model, prompts):
+    favour = {"max_tokens": 30, "temperature": 0, "ignore_eos": True, "logit_bias": {7: 20.0}}
+    steady = Engine(model).generate(prompts[:1], SamplingParams(**favour))[0]
+    worn = Engine(model).generate(prompts[:1], SamplingParams(**favour, frequency_penalty=2))[0]
+    assert set(steady.token_ids) == {7}
+    assert worn.token_ids[0] == 7
+    assert worn.token_ids.count(7) < 20
+
+
 def test_max_tokens_is_the_length_of_what_is_cut(model, prompts):
     for max_tokens in (1, 2, 33):
         output = generate(model, prompts[2], max_tokens=max_tokens, ignore_eos=True)
@@ -97,17 +123,6 @@ def test_an_interrupted_step_leaves_an_engine_that_answers_as_a_new_one(model, p
             engine.generate(prompts[:5], params)
     assert not engine.has_work
     assert engine.generate(prompts[3:8], params) == Engine(model).generate(prompts[3:8], params)
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_network_that_computes_no_numbers_is_an_error_and_not_a_text(model, temperature):
-    broken = replace(model, network=deepcopy(model.network))
-    with torch.no_grad():
-        broken.network.norm_D[3] = torch.nan
-    engine = Engine(broken)
-    with pytest.raises(ValueError, match="logits are no finite numbers"):
-        engine.generate([[1, 2]], SamplingParams(max_tokens=2, temperature=temperature))
-    assert not engine.has_work
 
 
 def test_every_forward_pass_is_counted_and_equal_prompts_are_read_once(model):
@@ -232,6 +247,11 @@ def test_a_model_without_a_tokenizer_continues_ids_and_gives_no_text(model, prom
         ({"stop": ("a", "")}, "stop=('a', '') must not hold an empty text; remove it"),
         ({"stop": ""}, "must not hold an empty text; remove it"),
         ({"logprobs": -1}, "logprobs=-1 must be None or at least 0"),
+        ({"top_k": -1}, "top_k=-1 must be 0 (all) or more"),
+        ({"min_p": 1.5}, "min_p=1.5 must lie between 0 and 1"),
+        ({"presence_penalty": 3.0}, "presence_penalty=3.0 must lie between -2 and 2"),
+        ({"frequency_penalty": -3.0}, "frequency_penalty=-3.0 must lie between -2 and 2"),
+        ({"logit_bias": {1: float("-inf")}}, "logit_bias={1: -inf} must be finite"),
     ],
 )
 def test_sampling_parameters_that_make_no_sense_are_refused_with_the_rule(given, sentence):
@@ -248,6 +268,8 @@ def test_sampling_parameters_that_make_no_sense_are_refused_with_the_rule(given,
         ([-1], {}, "token id -1 lies outside the vocabulary of 300"),
         ([5] * 160, {}, "the prompt has 160 tokens and the model reads at most 160, one of them to be written"),
         ([5], {"logprobs": 301}, "logprobs=301 exceeds the vocabulary of 300"),
+        ([5], {"logit_bias": {300: 1.0}}, "logit_bias={300: 1.0} names a token outside the vocabulary of 300"),
+        ([5], {"stop_token_ids": (-1,)}, "stop_token_ids=(-1,) names a token outside the vocabulary of 300"),
     ],
 )
 def test_a_request_that_can_not_be_run_is_refused_at_the_door(model, prompt, params, sentence):

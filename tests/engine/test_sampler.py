@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gorae.engine.sampler import keep_top_p, sample, uniforms
+from gorae.engine import SamplingParams
+from gorae.engine.sampler import adjusted, keep_likeliest, sample, uniforms
 
 NUM_DRAWS = 40_000
 
@@ -12,14 +13,14 @@ def log_probs_of(*probs: float) -> torch.Tensor:
     return torch.tensor([probs], dtype=torch.float64).log().float()
 
 
-def draw(log_probs_1W: torch.Tensor, num_draws: int, *, temperature: float = 1.0, top_p: float = 1.0) -> torch.Tensor:
+def draw(log_probs_1W: torch.Tensor, num_draws: int, **params: float) -> torch.Tensor:
     """As many draws of one distribution as the engine would make for requests with seeds 0, 1, 2, …"""
-    return sample(
-        log_probs_1W.expand(num_draws, -1),
-        torch.full((num_draws,), temperature, dtype=torch.float64),
-        torch.full((num_draws,), top_p, dtype=torch.float64),
-        uniforms(list(range(num_draws)), [0] * num_draws),
-    )
+    numbers_B = uniforms(list(range(num_draws)), [0] * num_draws)
+    return sample(log_probs_1W.expand(num_draws, -1), [SamplingParams(**params)] * num_draws, numbers_B)
+
+
+def keep_top_p(probs_BW: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:
+    return keep_likeliest(probs_BW, torch.zeros_like(top_p_B), top_p_B, torch.zeros_like(top_p_B))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -37,8 +38,7 @@ def test_draws_follow_the_softmax_at_the_temperature(temperature):
 def test_the_draws_of_one_request_follow_the_softmax_too():
     probs_W = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625], dtype=torch.float64)
     numbers_B = uniforms([7] * NUM_DRAWS, list(range(NUM_DRAWS)))
-    ones_B = torch.ones(NUM_DRAWS, dtype=torch.float64)
-    drawn = sample(probs_W.log().float().expand(NUM_DRAWS, -1), ones_B, ones_B, numbers_B)
+    drawn = sample(probs_W.log().float().expand(NUM_DRAWS, -1), [SamplingParams()] * NUM_DRAWS, numbers_B)
     found_W = drawn.bincount(minlength=5) / NUM_DRAWS
     # The total variation of 40,000 fair draws from 5 classes is about 0.003.
     assert 0.5 * (found_W - probs_W).abs().sum() < 0.01
@@ -77,30 +77,72 @@ def test_top_p_cuts_the_distribution_at_the_temperature():
     assert set(draw(log_probs, 2000, top_p=0.85, temperature=3.0).tolist()) == {0, 1, 2, 3}
 
 
+def test_top_k_keeps_the_likeliest_and_the_lower_id_of_equals():
+    probs_BW = torch.tensor([[0.1, 0.3, 0.3, 0.3]] * 4, dtype=torch.float64)
+    top_k_B, ones_B = torch.tensor([0, 1, 2, 9], dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    kept_BW = keep_likeliest(probs_BW, top_k_B, ones_B, torch.zeros(4, dtype=torch.float64))
+    kept = [row.nonzero().flatten().tolist() for row in kept_BW]
+    assert kept == [[0, 1, 2, 3], [1], [1, 2], [0, 1, 2, 3]]
+
+
+def test_min_p_keeps_what_is_not_far_below_the_likeliest():
+    drawn = draw(log_probs_of(0.1, 0.5, 0.15, 0.25), NUM_DRAWS, min_p=0.25)
+    shares = (drawn.bincount(minlength=4) / NUM_DRAWS).tolist()
+    assert shares == pytest.approx([0, 5 / 9, 1.5 / 9, 2.5 / 9], abs=0.01)
+    assert shares[0] == 0
+
+
+def test_top_p_is_a_share_of_what_top_k_leaves():
+    """The two likeliest have 0.5 and 0.25: two thirds of what is left is the first alone."""
+    assert set(draw(log_probs_of(0.1, 0.5, 0.15, 0.25), 500, top_k=2, top_p=0.66).tolist()) == {1}
+    assert set(draw(log_probs_of(0.1, 0.5, 0.15, 0.25), 500, top_k=2, top_p=0.67).tolist()) == {1, 3}
+
+
+def test_a_row_that_is_not_cut_draws_the_same_beside_one_that_is():
+    log_probs_BW = torch.randn(64, 30, generator=torch.Generator().manual_seed(2)).log_softmax(-1)
+    numbers_B = uniforms(list(range(64)), [0] * 64)
+    alone = sample(log_probs_BW, [SamplingParams()] * 64, numbers_B)
+    cut = SamplingParams(top_k=2, top_p=0.5, min_p=0.1, logit_bias={3: 5.0})
+    mixed = [SamplingParams(), cut] * 32
+    beside = sample(adjusted(log_probs_BW, mixed, [[3]] * 64), mixed, numbers_B)
+    assert torch.equal(beside[::2], alone[::2])
+    assert not torch.equal(beside[1::2], alone[1::2])
+
+
+def test_penalties_and_bias_are_taken_from_and_added_to_the_scores_of_their_row_alone():
+    log_probs_BW = torch.zeros(3, 5)
+    params = [
+        SamplingParams(presence_penalty=0.5, frequency_penalty=0.25, logit_bias={4: 3.0, 1: -2.0}),
+        SamplingParams(),
+        SamplingParams(presence_penalty=-1.0),
+    ]
+    scores_BW = adjusted(log_probs_BW, params, [[1, 2, 1, 1], [1, 2], []])
+    assert scores_BW.tolist() == [[0, -3.25, -0.75, 0, 3], [0] * 5, [0] * 5]
+    assert not log_probs_BW.any(), "log-probabilities stay what they are"
+
+
 def test_a_token_without_probability_is_never_drawn():
     assert set(draw(log_probs_of(0.0, 0.5, 0.0, 0.5, 0.0), NUM_DRAWS).tolist()) == {1, 3}
 
 
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-53])
 def test_the_smallest_and_the_largest_number_draw_a_token_that_has_probability(number):
-    one = torch.ones(1, dtype=torch.float64)
     log_probs = log_probs_of(0.0, 0.0, 0.3, 0.3, 0.3, 0.1, 0.0)
-    token = int(sample(log_probs, one, one, torch.tensor([number], dtype=torch.float64)))
+    token = int(sample(log_probs, [SamplingParams()], torch.tensor([number], dtype=torch.float64)))
     assert token == (2 if number == 0 else 5)
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-300, 5e-324])
 def test_a_temperature_near_0_is_greedy_in_the_limit(temperature):
     log_probs_BW = torch.randn(20, 30, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
-    heat_B, ones_B = torch.full((20,), temperature, dtype=torch.float64), torch.ones(20, dtype=torch.float64)
-    drawn_B = sample(log_probs_BW, heat_B, ones_B, uniforms(list(range(20)), [0] * 20))
+    drawn_B = sample(log_probs_BW, [SamplingParams(temperature=temperature)] * 20, uniforms(list(range(20)), [0] * 20))
     assert torch.equal(drawn_B, log_probs_BW.argmax(-1))
 
 
 def test_greedy_rows_beside_drawn_rows_stay_greedy():
     log_probs_BW = torch.zeros(64, 9).log_softmax(-1)
-    heat_B = torch.tensor([0.0, 1.0] * 32, dtype=torch.float64)
-    drawn_B = sample(log_probs_BW, heat_B, torch.ones(64, dtype=torch.float64), uniforms(list(range(64)), [0] * 64))
+    params = [SamplingParams(temperature=0), SamplingParams()] * 32
+    drawn_B = sample(log_probs_BW, params, uniforms(list(range(64)), [0] * 64))
     assert set(drawn_B[::2].tolist()) == {0}, "the first of equals"
     assert len(set(drawn_B[1::2].tolist())) == 9
 

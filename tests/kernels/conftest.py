@@ -9,14 +9,19 @@ from jaxtyping import jaxtyped
 from torch import Tensor
 
 from gorae import kernels
+from gorae.kernels import backend
+
+COMPILED = list(backend.COMPILED)  # empty without the extension
 
 
-@pytest.fixture(scope="session")
-def doors() -> SimpleNamespace:
-    """The doors of `gorae.kernels`, each checking the shapes it promises on every call."""
+@pytest.fixture(scope="module", params=[backend.REFERENCE, *COMPILED])
+def doors(request) -> Iterator[SimpleNamespace]:
+    """The doors of `gorae.kernels`, each checking the shapes it promises on every call, with every kernel there is."""
     found = {name: getattr(kernels, name) for name in kernels.__all__}
     checked = jaxtyped(typechecker=beartype)
-    return SimpleNamespace(**{name: checked(door) for name, door in found.items() if isfunction(door)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "CHOSEN", request.param)
+        yield SimpleNamespace(**{name: checked(door) for name, door in found.items() if isfunction(door)})
 
 
 @pytest.fixture

@@ -30,6 +30,18 @@ def test_values_and_gradients_are_those_of_the_dense_sum(doors, normal, agree, n
     agree(door, plain, *tensors)
 
 
+def test_experts_in_bfloat16_give_the_bits_and_gradients_of_their_numbers_in_float32(doors, normal):
+    experts, (x, weights, *rest) = drawn(doors, normal, 40, (4, 2, 37, 5))
+    narrow = [weight.bfloat16().requires_grad_() for weight in rest]
+    wide = [weight.detach().float().requires_grad_() for weight in narrow]
+    y, expected = (doors.expert_mlp(x, experts, weights, *held) for held in (narrow, wide))
+    assert torch.equal(y, expected)
+    y.sum().backward()
+    expected.sum().backward()
+    for ours, theirs in zip(narrow, wide, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad.bfloat16(), rtol=0.01, atol=0)  # a bfloat16 has 8 bits
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_token_does_not_depend_on_the_tokens_beside_it(doors, normal, size):
     experts, (x, weights, *rest) = drawn(doors, normal, 130, size)

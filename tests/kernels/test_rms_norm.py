@@ -32,3 +32,9 @@ def test_one_and_two_threads_give_the_same_bits(doors, normal, at_threads):
     x, weight = normal(1001, 100), normal(100)
     one, two = (at_threads(number, lambda: doors.rms_norm(x, weight, EPS)) for number in (1, 2))
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_weight_in_a_narrower_type_gives_the_bits_of_float32(doors, normal, dtype):
+    x, weight = normal(3, 37), normal(37).to(dtype)
+    assert torch.equal(doors.rms_norm(x, weight, 1e-6), doors.rms_norm(x, weight.float(), 1e-6))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gorae.kernels import BLOCK, BlockScaled, bands, expert_mlp, weights
+from gorae.kernels import BLOCK, BlockScaled, HeldExperts, Weight, bands, expert_mlp, weights
 
 SHAPES = [(1, 1), (7, 130), (128, 128), (300, 77), (513, 40)]
 
@@ -57,16 +57,34 @@ def test_a_product_in_several_bands_is_that_in_one(doors, normal, monkeypatch):
     assert torch.equal(doors.linear(x, weight), whole)
 
 
-def test_experts_may_be_a_list_of_narrow_matrices(doors, normal):
+def mixed_types(normal, num_rows: int, num_columns: int) -> Weight:
+    """Now one type, now another."""
+    drawn = normal(num_rows, num_columns)
+    return drawn.half() if drawn[0, 0] > 0 else drawn
+
+
+HELD = {
+    "float32": lambda normal, *shape: normal(*shape),
+    "bfloat16": lambda normal, *shape: normal(*shape).bfloat16(),
+    "float16": lambda normal, *shape: normal(*shape).half(),
+    "fp8": block_scaled,
+    "mixed": mixed_types,
+    "turned": lambda normal, rows, columns: normal(columns, rows).T,
+}
+
+
+@pytest.mark.parametrize("hold", HELD.values(), ids=HELD)
+def test_experts_held_one_by_one_have_the_bits_of_experts_stacked_in_float32(doors, normal, hold):
     experts = torch.tensor([[0, 2], [2, 3], [3, 0]])
-    narrow = [[block_scaled(normal, *shape) for _ in range(4)] for shape in ((130, 20), (130, 20), (20, 130))]
+    shapes = ((130, 20), (130, 20), (20, 130))
+    narrow = [HeldExperts(hold(normal, *shape) for _ in range(4)) for shape in shapes]
     stacked = [torch.stack([torch.cat([*bands(one)]) for one in matrices]) for matrices in narrow]
-    x, shares = normal(3, 20), normal(3, 2)
+    x, shares = normal(3, 20), normal(3, 2).abs()
     assert torch.equal(doors.expert_mlp(x, experts, shares, *narrow), doors.expert_mlp(x, experts, shares, *stacked))
 
 
 def test_an_expert_that_no_token_chose_is_not_touched(normal):
-    matrices = [normal(8, 6), None, normal(8, 6)]
-    downs = [normal(6, 8), None, normal(6, 8)]
+    matrices = HeldExperts([normal(8, 6), None, normal(8, 6)])
+    downs = HeldExperts([normal(6, 8), None, normal(6, 8)])
     y = expert_mlp(normal(2, 6), torch.tensor([[0], [2]]), normal(2, 1), matrices, matrices, downs)
     assert y.shape == (2, 6)

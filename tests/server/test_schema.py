@@ -78,9 +78,7 @@ def test_a_body_that_is_no_json_object_is_refused(body):
     [
         {"n": 2},
         {"response_format": {"type": "json_object"}},
-        {"presence_penalty": 0.5},
         {"logprobs": True},
-        {"logit_bias": {"5": 1}},
         {"reasoning_effort": "high"},
     ],
 )
@@ -89,6 +87,20 @@ def test_a_known_field_that_would_change_the_reply_is_refused_by_name(field):
     error = refusal(**field)
     assert (error.param, error.code) == (name, "unsupported_field")
     assert "leave it out" in str(error)
+
+
+def test_what_shapes_the_draw_goes_to_the_engine():
+    fields = {"top_k": 40, "min_p": 0.05, "presence_penalty": 0.5, "frequency_penalty": -1}
+    params = read(**fields, logit_bias={"5": 1.5}).sampling_params(room=9)
+    assert {name: getattr(params, name) for name in fields} == fields
+    assert params.logit_bias == {5: 1.5}
+
+
+@pytest.mark.parametrize("bias", [{"whale": 1}, {"5": 101}, {"5": "1"}, [5]])
+def test_a_bias_is_a_table_of_token_ids_and_numbers_within_100(bias):
+    error = refusal(logit_bias=bias)
+    assert error.param.startswith("logit_bias")
+    assert "send for example" in str(error)
 
 
 def test_known_fields_that_change_nothing_are_accepted():

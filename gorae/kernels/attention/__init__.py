@@ -3,7 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from gorae.kernels.attention.cpu import attention_cpu
 from gorae.kernels.attention.reference import ReferenceAttention
+from gorae.kernels.backend import native_for
 
 
 def attention(
@@ -17,4 +19,7 @@ def attention(
 
     Every query must see at least one key. Keys beyond the visible ones change no bit of the result.
     """
-    return ReferenceAttention.apply(query, key, value, mask, scale)
+    native = native_for(query, key, value, mask)
+    if native is None:
+        return ReferenceAttention.apply(query, key, value, mask, scale)  # pyright: ignore[reportReturnType]
+    return attention_cpu(native, query, key, value, mask, scale)

@@ -1,24 +1,28 @@
 """The routed experts of one layer: each token through its chosen SwiGLU experts, summed in slot order."""
 
-from collections.abc import Sequence
-
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gorae.kernels.backend import native_for
+from gorae.kernels.experts.cpu import expert_mlp_cpu
 from gorae.kernels.experts.reference import expert_mlp_reference
-from gorae.kernels.weights import Weight
+from gorae.kernels.weights import HeldExperts
 
 
 def expert_mlp(
     x: Float[Tensor, "N D"],
     experts: Int[Tensor, "N A"],
     weights: Float[Tensor, "N A"],
-    gate: Float[Tensor, "E F D"] | Sequence[Weight],
-    up: Float[Tensor, "E F D"] | Sequence[Weight],
-    down: Float[Tensor, "E D F"] | Sequence[Weight],
+    gate: Float[Tensor, "E F D"] | HeldExperts,
+    up: Float[Tensor, "E F D"] | HeldExperts,
+    down: Float[Tensor, "E D F"] | HeldExperts,
 ) -> Float[Tensor, "N D"]:
     """Σ over slots a of weights[n, a] · down(swiglu(gate(x), up(x))) of expert experts[n, a]; no token is dropped.
 
-    The weights of the experts are stacked, or a sequence of E matrices held as `linear` takes them.
+    The weights of the experts are stacked, or E matrices each held as `linear` takes it, with the same bits.
     """
-    return expert_mlp_reference(x, experts, weights, gate, up, down)
+    samples = tuple(held if isinstance(held, Tensor) else held.sample for held in (gate, up, down))
+    native = native_for(x, weights, weights=samples)
+    if native is None:
+        return expert_mlp_reference(x, experts, weights, gate, up, down)
+    return expert_mlp_cpu(native, x, experts, weights, gate, up, down)

@@ -1,15 +1,17 @@
-"""The definition of the routed experts in plain torch: sort the choices by expert, one product an expert, put back."""
+"""The definition of the routed experts: sort the choices by expert, one product an expert, put back.
 
-from collections.abc import Sequence
+It goes through the doors of the product and of SwiGLU, so that it has the bits of the compiled experts beside compiled
+ones: it serves the weights that those do not take.
+"""
 
 import torch
 from torch import Tensor
 
-from gorae.kernels.linear.reference import linear_reference
-from gorae.kernels.swiglu.reference import swiglu_reference
-from gorae.kernels.weights import Weight
+from gorae.kernels.linear import linear
+from gorae.kernels.swiglu import swiglu
+from gorae.kernels.weights import HeldExperts
 
-Experts = Tensor | Sequence[Weight]
+Experts = Tensor | HeldExperts
 
 
 def expert_mlp_reference(
@@ -20,7 +22,7 @@ def expert_mlp_reference(
     load = experts_NA.flatten().bincount(minlength=len(gate_EFD)).tolist()
     inputs = x_ND.index_select(0, order // num_active).split(load)
     outputs = [
-        linear_reference(swiglu_reference(linear_reference(rows, gate), linear_reference(rows, up)), down)
+        linear(swiglu(linear(rows, gate), linear(rows, up)), down)
         for rows, gate, up, down in zip(inputs, gate_EFD, up_EFD, down_EDF, strict=True)
         if len(rows) or not len(x_ND)
     ]

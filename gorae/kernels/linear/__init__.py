@@ -1,15 +1,24 @@
 """y = x Wᵀ: the product every projection of the network goes through."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gorae.kernels.backend import WEIGHT_TYPES, native_for
+from gorae.kernels.linear.cpu import linear_cpu
 from gorae.kernels.linear.reference import linear_reference
-from gorae.kernels.weights import BlockScaled
+from gorae.kernels.weights import BlockScaled, bands
 
 
 def linear(x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"] | BlockScaled) -> Float[Tensor, "*rows O"]:
     """Multiply every row of float32 `x` by `weight` transposed; a row's bits do not depend on the other rows.
 
-    A weight [O, I] held in a narrower type stands for the float32 matrix of the same values.
+    A weight [O, I] held in a narrower type gives the bits of the float32 matrix of the same values.
     """
-    return linear_reference(x, weight)
+    if isinstance(weight, Tensor) and weight.dtype in WEIGHT_TYPES:
+        native = native_for(x, weights=(weight,))
+        return linear_reference(x, weight) if native is None else linear_cpu(native, x, weight)
+    native = native_for(x)
+    if native is None:
+        return linear_reference(x, weight)
+    return torch.cat([linear_cpu(native, x, band) for band in bands(weight)], dim=-1)

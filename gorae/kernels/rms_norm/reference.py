@@ -5,4 +5,4 @@ from torch import Tensor
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x.contiguous(), (x.shape[-1],), weight.float(), eps)
+    return F.rms_norm(x.contiguous(), (x.shape[-1],), weight, eps)

@@ -1,9 +1,9 @@
-"""The definition of routing in plain torch."""
+"""The definition of routing in plain torch, on the door of `sigmoid`."""
 
 import torch
 from torch import Tensor
 
-from gorae.kernels.sigmoid.reference import Sigmoid
+from gorae.kernels.sigmoid import sigmoid
 
 
 def route_reference(
@@ -17,7 +17,7 @@ def route_reference(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     is_softmax = scores == "softmax"
-    scores_NE = logits_NE.softmax(-1) if is_softmax else Sigmoid.apply(logits_NE)
+    scores_NE = logits_NE.softmax(-1) if is_softmax else sigmoid(logits_NE)
     with torch.no_grad():
         biased_NE = scores_NE if bias_E is None else scores_NE + bias_E
         if num_groups > 1:

@@ -1,0 +1,199 @@
+"""Time the compiled kernels beside PyTorch's own, operation by operation, in one run.
+
+    OMP_NUM_THREADS=1 python benchmarks/kernels.py --only linear
+
+Ours and theirs take turns, at least seven times; a ratio above 1 means ours is faster. Printed are the median ratio and
+its range, and what ours reaches in GFLOP/s and in GB/s of operands, each read or written once. PyTorch's own forms are
+not exact: they are what one would use otherwise.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gorae.kernels import attention, expert_mlp, kernels_in_use, linear, rms_norm, swiglu
+
+LEAST_SECONDS = 0.02  # of one turn
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two functions that compute the same, and what that takes."""
+
+    name: str
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
+    flops: float
+    num_bytes: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """Ratios are PyTorch's time over ours, of each pair of turns."""
+
+    name: str
+    ratio: float
+    lowest: float
+    highest: float
+    gigaflops_per_second: float
+    gigabytes_per_second: float
+
+
+def products() -> Iterator[Case]:
+    for inputs, outputs in ((64, 64), (256, 256), (1024, 1024), (2048, 1408), (4096, 4096)):
+        weight = torch.randn(outputs, inputs)
+        for rows in (1, 4, 8, 64, 512):
+            x = torch.randn(rows, inputs)
+            flops, moved = 2.0 * rows * inputs * outputs, 4.0 * rows * (inputs + outputs)
+            for held in (weight, weight.bfloat16()):
+                name = f"linear {rows} rows {inputs} to {outputs}, {str(held.dtype).removeprefix('torch.')} weight"
+                yield Case(
+                    name,
+                    lambda x=x, held=held: linear(x, held),
+                    lambda x=x, weight=weight: F.linear(x, weight),
+                    flops,
+                    moved + held.numel() * held.element_size(),
+                )
+
+
+def products_with_gradients() -> Iterator[Case]:
+    for rows, inputs, outputs in ((256, 256, 256), (2048, 256, 768), (2048, 1024, 1024)):
+        x, weight = torch.randn(rows, inputs, requires_grad=True), torch.randn(outputs, inputs, requires_grad=True)
+        grad = torch.randn(rows, outputs)
+
+        def both(product: Callable[..., Tensor], x=x, weight=weight, grad=grad) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(product(x, weight), (x, weight), grad)
+
+        moved = 4.0 * (3 * rows * (inputs + outputs) + 3 * inputs * outputs)
+        name = f"linear and its gradients, {rows} rows {inputs} to {outputs}"
+        yield Case(
+            name, lambda both=both: both(linear), lambda both=both: both(F.linear), 6.0 * rows * inputs * outputs, moved
+        )
+
+
+def experts() -> Iterator[Case]:
+    sizes = ((8, 2, 256, 128, 1), (8, 2, 256, 128, 16), (64, 6, 256, 128, 512), (16, 2, 1024, 512, 8))
+    for num_experts, active, width, inner, tokens in (*sizes, (16, 2, 1024, 512, 512)):
+        x, weights = torch.randn(tokens, width), torch.rand(tokens, active)
+        chosen = torch.rand(tokens, num_experts).argsort(dim=-1)[:, :active]
+        held = [torch.randn(num_experts, *shape) / width**0.5 for shape in ((inner, width), (inner, width))]
+        held.append(torch.randn(num_experts, width, inner) / inner**0.5)
+        num_used = len(chosen.unique())
+        yield Case(
+            f"experts {tokens} tokens, {active} of {num_experts}, {width} to {inner}",
+            lambda x=x, chosen=chosen, weights=weights, held=held: expert_mlp(x, chosen, weights, *held),
+            lambda x=x, chosen=chosen, weights=weights, held=held: expert_loop(x, chosen, weights, *held),
+            6.0 * tokens * active * width * inner,
+            4.0 * (2 * tokens * width + 3 * num_used * width * inner),
+        )
+
+
+def expert_loop(x: Tensor, chosen: Tensor, weights: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """As one writes it in PyTorch."""
+    y = torch.zeros_like(x)
+    for expert in range(len(gate)):
+        tokens, slots = (chosen == expert).nonzero(as_tuple=True)
+        if len(tokens):
+            rows = x[tokens]
+            hidden = F.silu(rows @ gate[expert].T) * (rows @ up[expert].T)
+            y.index_add_(0, tokens, hidden @ down[expert].T * weights[tokens, slots, None])
+    return y
+
+
+def attentions() -> Iterator[Case]:
+    heads = 8
+    for key, value in ((48, 32), (128, 128), (192, 128)):
+        for queries, keys in ((1, 512), (1, 2048), (64, 64), (512, 512), (2048, 2048)):
+            query, keys_held = torch.randn(1, heads, queries, key), torch.randn(1, heads, keys, key)
+            values = torch.randn(1, heads, keys, value)
+            mask = torch.full((1, 1, queries, keys), float("-inf")).triu(keys - queries + 1)
+            seen = queries * (2 * keys - queries + 1) / 2
+            yield Case(
+                f"attention {queries} queries {keys} keys, {key} and {value} wide",
+                lambda held=(query, keys_held, values, mask), scale=key**-0.5: attention(*held, scale),
+                lambda held=(query, keys_held, values), causal=queries > 1: F.scaled_dot_product_attention(
+                    *held, is_causal=causal
+                ),
+                2.0 * heads * seen * (key + value),
+                4.0 * heads * (queries + keys) * (key + value),
+            )
+
+
+def elementwise() -> Iterator[Case]:
+    for rows, width in ((1, 1024), (64, 1024), (2048, 1024)):
+        x, up, weight = torch.randn(rows, width), torch.randn(rows, width), torch.randn(width)
+        yield Case(
+            f"rms_norm {rows} rows of {width}",
+            lambda x=x, weight=weight: rms_norm(x, weight, 1e-6),
+            lambda x=x, weight=weight: F.rms_norm(x, (x.shape[-1],), weight, 1e-6),
+            4.0 * x.numel(),
+            8.0 * x.numel(),
+        )
+        yield Case(
+            f"swiglu {rows} rows of {width}",
+            lambda x=x, up=up: swiglu(x, up),
+            lambda x=x, up=up: F.silu(x) * up,
+            5.0 * x.numel(),
+            12.0 * x.numel(),
+        )
+
+
+OPERATIONS = {
+    "linear": products,
+    "gradients": products_with_gradients,
+    "experts": experts,
+    "attention": attentions,
+    "elementwise": elementwise,
+}
+
+
+def measure(case: Case, num_pairs: int) -> Result:
+    times = [(seconds_of(case.ours), seconds_of(case.theirs)) for _ in range(num_pairs)]
+    ratios = sorted(theirs / ours for ours, theirs in times)
+    seconds = median(ours for ours, _ in times)
+    rates = (case.flops / seconds / 1e9, case.num_bytes / seconds / 1e9)
+    return Result(case.name, median(ratios), ratios[0], ratios[-1], *rates)
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """One call's time, from as many as fill a turn; the first warms up and does not count."""
+    function()
+    calls, start = 0, perf_counter()
+    while (spent := perf_counter() - start) < LEAST_SECONDS or not calls:
+        function()
+        calls += 1
+    return spent / calls
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=OPERATIONS, help="one operation")
+    parser.add_argument("--pairs", type=int, default=7, help="turns of each side")
+    parser.add_argument("--json", type=Path, help="a file for the figures")
+    options = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    print(f"kernels: {kernels_in_use()}, threads: {torch.get_num_threads()}, torch {torch.__version__}")
+    print(f"{'ratio':>6} {'range':>12} {'GFLOP/s':>8} {'GB/s':>6}")
+    results = []
+    for name in [options.only] if options.only else OPERATIONS:
+        for case in OPERATIONS[name]():
+            with torch.inference_mode(name != "gradients"):
+                result = measure(case, options.pairs)
+            results.append(result)
+            spread = f"{result.lowest:.2f}-{result.highest:.2f}"
+            rates = f"{result.gigaflops_per_second:8.1f} {result.gigabytes_per_second:6.1f}"
+            print(f"{result.ratio:6.2f} {spread:>12} {rates}  {result.name}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+// Softmax attention, a query's row in two passes: all its scores, then their exponentials and the weighted values.
+//
+// Scores are products of linear/cpu.cc. The largest score does not depend on order. The sums of weights and of weighted
+// values run over the keys from the first on, in blocks of 256 added in order, and end at the last key a query sees; a
+// key after it is never multiplied in, not even by zero, so what lies there (another token's, or no number) counts for
+// nothing. Threads share (sequence, head, queries); long reading is bound by multiply-adds, decoding by bytes of keys.
+
+#pragma once
+
+#include "../exponential.h"
+#include "../linear/cpu.cc"
+
+namespace gorae::GORAE_SET {
+
+constexpr long QUERIES = 64;  // a task's
+
+inline long count_seen(const float* mask, long num_keys) {
+    while (num_keys > 0 && mask[num_keys - 1] == -INFINITY) --num_keys;
+    return num_keys;
+}
+
+inline float largest(Lanes a) {
+    float each[8];
+    store(each, a);
+    return *std::max_element(each, each + 8);
+}
+
+// Scores become exponentials, not yet divided by their sum, which is returned. Behind the last key lie zeros.
+inline float exponentials(float* scores, const float* mask, long num_keys, float scale) {
+    Lanes best = broadcast(-INFINITY);
+    for (long key = 0; key < num_keys; key += 8) {
+        const long count = num_keys - key;
+        float padded[8];
+        if (count < 8) {
+            std::fill_n(padded, 8, -INFINITY);
+            std::memcpy(padded, mask + key, count * sizeof(float));
+            std::fill_n(scores + key + count, 8 - count, 0.0f);
+        }
+        const Lanes score = fused(load(scores + key), broadcast(scale), load(count < 8 ? padded : mask + key));
+        best = greater(best, score);
+        store(scores + key, score);
+    }
+    const Lanes top = broadcast(largest(best));
+    Lanes total = zero();
+    for (long start = 0; start < num_keys; start += BLOCK) {
+        Lanes sum = zero();
+        for (long key = start; key < least(start + BLOCK, num_keys); key += 8) {
+            const Lanes share = exponential(load(scores + key) - top);
+            store(scores + key, share);
+            sum = sum + share;
+        }
+        total = total + sum;
+    }
+    return sum_of(total);
+}
+
+// ROWS queries by VECTORS · 8 columns of one block of values: counts[r] of its keys are seen by row r.
+template <int ROWS, int VECTORS>
+void value_tile(const float* shares, long share_stride, const float* values, long value_stride, const long* counts,
+                float* y, long y_stride, long columns, bool is_first) {
+    Lanes sum[ROWS][VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) sum[r][v] = zero();
+    const long seen_by_all = *std::min_element(counts, counts + ROWS);
+    for (long key = 0; key < seen_by_all; ++key) {
+        Lanes value[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) value[v] = load(values + key * value_stride + 8 * v);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+            const Lanes share = broadcast(shares[r * share_stride + key]);
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v) sum[r][v] = fused(share, value[v], sum[r][v]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+        for (long key = seen_by_all; key < counts[r]; ++key) {
+            const Lanes share = broadcast(shares[r * share_stride + key]);
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v)
+                sum[r][v] = fused(share, load(values + key * value_stride + 8 * v), sum[r][v]);
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) {
+            if (8 * v >= columns) break;
+            float* to = y + r * y_stride + 8 * v;
+            const Lanes before = is_first ? zero() : load_some(to, columns - 8 * v);
+            store_some(to, before + sum[r][v], columns - 8 * v);
+        }
+    }
+}
+
+using ValueTile = void(const float*, long, const float*, long, const long*, float*, long, long, bool);
+
+constexpr int WIDE[] = {0, 8, 4, 4, 2, 2, 2};  // vectors of a tile that reads values as they lie, by rows
+constexpr ValueTile* WIDE_TILES[] = {nullptr,          value_tile<1, 8>, value_tile<2, 4>, value_tile<3, 4>,
+                                     value_tile<4, 2>, value_tile<5, 2>, value_tile<6, 2>};
+constexpr ValueTile* NARROW_TILES[] = {nullptr,          value_tile<1, 1>, value_tile<2, 1>, value_tile<3, 1>,
+                                       value_tile<4, 1>, value_tile<5, 1>, value_tile<6, 1>};
+constexpr ValueTile* PANEL_TILES[] = {nullptr,          value_tile<1, 2>, value_tile<2, 2>, value_tile<3, 2>,
+                                      value_tile<4, 2>, value_tile<5, 2>, value_tile<6, 2>};
+
+// One block of values into y, for up to QUERIES rows.
+inline void add_values(Matrix<const float> shares, Matrix<const float> values, const long* counts, Matrix<float> y,
+                       bool is_first) {
+    if (shares.rows <= FEW_ROWS && values.columns % 8 == 0) {
+        const long wide = 8 * WIDE[shares.rows];
+        for (long column = 0; column < y.columns;) {
+            const bool is_wide = column + wide <= y.columns;
+            (is_wide ? WIDE_TILES : NARROW_TILES)[shares.rows](shares.numbers, shares.stride, values.numbers + column,
+                                                               values.stride, counts, y.numbers + column, y.stride,
+                                                               y.columns - column, is_first);
+            column += is_wide ? wide : 8;
+        }
+        return;
+    }
+    float* panel = scratch(PANELS, BLOCK * PANEL);
+    for (long column = 0; column < y.columns; column += PANEL) {
+        const long columns = y.columns - column;
+        for (long key = 0; key < values.rows; ++key) {
+            store(panel + key * PANEL, load_some(values.row(key) + column, columns));
+            store(panel + key * PANEL + 8, columns > 8 ? load_some(values.row(key) + column + 8, columns - 8) : zero());
+        }
+        const long num_tiles = blocks_of(shares.rows, TILE);
+        for (long tile = 0; tile < num_tiles; ++tile) {
+            const long row = shares.rows * tile / num_tiles, next = shares.rows * (tile + 1) / num_tiles;
+            PANEL_TILES[next - row](shares.row(row), shares.stride, panel, PANEL, counts + row, y.row(row) + column,
+                                    y.stride, columns, is_first);
+        }
+    }
+}
+
+// Queries first to last of one head, whose outputs are the rows of y.
+inline void attend(const Attention& job, long sequence, long head, long first, long last) {
+    const Matrix<const float> queries = job.query.of(sequence, head, first, last, job.key_width);
+    const Matrix<float> y = {job.y + ((sequence * job.queries + first) * job.heads + head) * job.value_width,
+                             last - first, job.value_width, job.heads * job.value_width};
+    const std::int64_t* seen = job.seen + (job.mask_sequence ? sequence * job.queries : 0);
+    const long furthest = *std::max_element(seen + first, seen + last);
+    const long stride = blocks_of(furthest, 8) * 8;
+    const Matrix<float> scores = {scratch(SCORES, (last - first) * stride), last - first, furthest, stride};
+    for (long key = 0; key < furthest; key += OUTPUTS)
+        some_outputs(queries, job.key.of(sequence, head, 0, furthest, job.key_width), scores, key);
+
+    float totals[QUERIES];
+    for (long query = first; query < last; ++query) {
+        const float* mask = job.mask + sequence * job.mask_sequence + query * job.mask_query;
+        totals[query - first] = exponentials(scores.row(query - first), mask, seen[query], job.scale);
+    }
+    if (furthest == 0) clear(y);
+    for (long start = 0; start < furthest; start += BLOCK) {
+        const long end = least(start + BLOCK, furthest);
+        long counts[QUERIES];
+        for (long query = first; query < last; ++query)
+            counts[query - first] = std::clamp<long>(seen[query] - start, 0, end - start);
+        add_values({scores.numbers + start, scores.rows, end - start, stride},
+                   job.value.of(sequence, head, start, end, job.value_width), counts, y, start == 0);
+    }
+    for (long row = 0; row < y.rows; ++row)
+        map(y.row(row), y.row(row), y.columns, [&](Lanes sum) { return sum / broadcast(totals[row]); });
+}
+
+inline void attention(const Attention& job, int threads) {
+    if (2.0 * job.sequences * job.heads * job.queries * job.keys * (job.key_width + job.value_width) < LEAST_FLOPS)
+        threads = 1;
+    const long num_masks = job.mask_sequence ? job.sequences : 1;
+    share(num_masks * job.queries, threads, [&](long row) {
+        const long sequence = row / job.queries, query = row % job.queries;
+        job.seen[row] = count_seen(job.mask + sequence * job.mask_sequence + query * job.mask_query, job.keys);
+    });
+    const long parts = blocks_of(job.queries, QUERIES), heads = job.sequences * job.heads;
+    share(heads * parts, threads, [&](long task) {
+        const long part = parts - 1 - task / heads, which = task % heads;  // the longest first
+        attend(job, which / job.heads, which % job.heads, part * QUERIES, least((part + 1) * QUERIES, job.queries));
+    });
+}
+
+}  // namespace gorae::GORAE_SET

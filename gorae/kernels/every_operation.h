@@ -1,0 +1,26 @@
+// The kernels of one instruction set: GORAE_SET names it, and its lanes have been included before.
+
+#include "attention/cpu.cc"
+#include "experts/cpu.cc"
+#include "linear/cpu.cc"
+#include "rms_norm/cpu.cc"
+#include "sigmoid/cpu.cc"
+#include "swiglu/cpu.cc"
+
+#define GORAE_JOIN(set, name) set##_##name
+#define GORAE_NAMED(set, name) GORAE_JOIN(set, name)
+
+namespace gorae {
+
+const Operations GORAE_NAMED(GORAE_SET, operations) = {
+    GORAE_SET::linear<float>,
+    GORAE_SET::linear<Bfloat16>,
+    GORAE_SET::expert_mlp<float>,
+    GORAE_SET::expert_mlp<Bfloat16>,
+    GORAE_SET::attention,
+    GORAE_SET::rms_norm,
+    GORAE_SET::sigmoid,
+    GORAE_SET::swiglu,
+};
+
+}  // namespace gorae

@@ -1,0 +1,51 @@
+"""`linear` by the compiled kernel (cpu.cc); gradients by PyTorch's products, since only the forward is law."""
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gorae.kernels.backend import as_matrix, in_rows, row_stride, wants_gradient
+
+
+def linear_cpu(native: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """x float32; weight float32 or bfloat16, which is widened as it is read."""
+    return NativeLinear.apply(native, x, weight) if wants_gradient(x, weight) else product(native, x, weight)  # pyright: ignore[reportReturnType]
+
+
+class NativeLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, native: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(native, x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        grad_x = grad @ weight.to(grad.dtype) if ctx.needs_input_grad[1] else None
+        grad_weight = (as_matrix(grad).T @ as_matrix(x)).to(weight.dtype) if ctx.needs_input_grad[2] else None
+        return None, grad_x, grad_weight
+
+
+def product(native: Any, x: Tensor, weight: Tensor) -> Tensor:
+    x, weight = in_rows(x), in_rows(weight)
+    *leading, num_inputs = x.shape
+    num_outputs = weight.shape[0]
+    assert weight.shape[1] == num_inputs, f"x is {num_inputs} wide, weight takes {weight.shape[1]}"
+    y = torch.empty(*leading, num_outputs)
+    native.linear(
+        x.data_ptr(),
+        x.numel() // num_inputs if num_inputs else prod(leading),
+        row_stride(x),
+        weight.data_ptr(),
+        weight.dtype == torch.bfloat16,
+        num_outputs,
+        num_inputs,
+        row_stride(weight),
+        y.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return y

@@ -1,0 +1,3 @@
+// The binding library, compiled into the module.
+
+#include "nb_combined.cpp"
