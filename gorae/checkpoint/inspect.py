@@ -50,15 +50,16 @@ def inspect(path: str | PathLike[str]) -> Inspection:
     """Inspect a folder, an id or a GGUF file. Raises ValueError for what `load` would refuse by its headers."""
     found = resolve(path)
     is_gguf = not found.is_dir() and found.suffix == ".gguf"
+    sizes: Counter[tuple[str, str]] = Counter()
     if is_gguf:
-        published = read_gguf(found).published
-        config = config_of(published, found)
-        sizes = Counter({("file", "GGUF"): found.stat().st_size})
+        file = read_gguf(found)
+        published, config = file.published, config_of(file.published, found)
+        for name, type_name, num_bytes in file.tensors.stored():
+            sizes[kind_of(name), type_name] += num_bytes
     else:
         published = read_published(found)
         with Shards(found) as shards:
             config = fitting_network(config_of(published, found / "config.json"), shards).config
-            sizes = Counter()
             for name in shards:
                 layout = shards.layout(name)
                 sizes[kind_of(name), layout.type_name] += layout.num_bytes
