@@ -44,7 +44,6 @@ WeightType = Literal["fp8", "bf16", "f32"]
 _DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 _WORDS = {"bf16": "bfloat16", "f32": "float32"}  # as config.json writes them
 _BAND_ROWS = 128
-_NUMBERS = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn)
 
 
 def convert(
@@ -140,16 +139,19 @@ def _converted(
     """The tensors of one file as they become what `outputs` says, counting errors and progress on the way."""
     for name, layouts in outputs.items():
         scales_name = name + SCALES
-        if scales_name in layouts and scales_name not in source:
+        if scales_name not in layouts:
+            tensor = read_widened(source, name).to(layouts[name].dtype)
+            _require_finite(tensor, name)
+            yield name, tensor
+        elif scales_name in source:
+            _require_finite(read_widened(source, name), name)
+            yield from ((copied, source.tensor(copied)) for copied in layouts)
+        else:
             weight = source.tensor(name)
             values, scales = quantize(weight, name, powers_of_two=powers_of_two)
             add_errors(errors, {kind_of(name): _error(weight, values, scales, name)})
             yield name, values
             yield scales_name, scales
-        elif source.layout(name) == layouts[name]:
-            yield from ((copied, source.tensor(copied)) for copied in layouts)
-        else:
-            yield name, read_widened(source, name).to(layouts[name].dtype)
         job.advance()
 
 
@@ -159,14 +161,18 @@ def _outputs(source: Tensors, name: str, to: WeightType, *, quantizes: bool) -> 
     if name + SCALES in source and to == "fp8":
         return {name: layout, name + SCALES: source.layout(name + SCALES)}
     if to == "fp8":
-        if not quantizes or not is_projection(name) or len(layout.shape) != 2 or layout.dtype not in _NUMBERS:
+        if not quantizes or not is_projection(name):
             return {name: layout}
         return {
             name: Layout(torch.float8_e4m3fn, layout.shape),
             name + SCALES: Layout(torch.float32, scales_shape(layout.shape)),
         }
-    is_kept = layout.dtype not in _NUMBERS or (to == "bf16" and is_kept_exact(name))
-    return {name: layout if is_kept else Layout(_DTYPES[to], layout.shape)}
+    return {name: layout if to == "bf16" and is_kept_exact(name) else Layout(_DTYPES[to], layout.shape)}
+
+
+def _require_finite(tensor: Tensor, name: str) -> None:
+    if not all(rows.isfinite().all() for rows in tensor.split(_BAND_ROWS)):
+        raise ValueError(f"{name} has elements that are not finite numbers; download the source again, or mend it")
 
 
 def _error(weight: Tensor, values: Tensor, scales: Tensor, name: str) -> ConversionError:
@@ -188,17 +194,13 @@ def _is_fp8(source: Tensors) -> bool:
 
 
 def _require_convertible(source: Source, to: WeightType, *, powers_of_two: bool) -> None:
-    if to != "fp8":
-        return
-    if _is_fp8(source.tensors):
+    if to == "fp8" and _is_fp8(source.tensors):
         quantization = source.published.get("quantization_config") or {}
         if powers_of_two and quantization.get("scale_fmt") != POWERS_OF_TWO:
             raise ValueError(
                 f"{source.path} is in FP8 already, which is copied as it is; for scales that are powers of two "
                 "convert it to bf16 first"
             )
-    elif not any(map(is_projection, source.tensors)):
-        raise ValueError(f"{source.path} has no projection under a published name, so FP8 would change nothing")
 
 
 def _converted_config(config: dict[str, Any], to: WeightType, *, powers_of_two: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gorae.checkpoint.folder import locked
+from gorae.checkpoint.safetensors import parse_object
 from gorae.observe import log, replace_text
 
 RECORD, LOCK = "conversion.json", "conversion.lock"
@@ -55,7 +56,10 @@ class Record:
     def open(cls, folder: Path, request: dict[str, Any]) -> "Record":
         """Go on with what `folder` has of the same request, or empty it."""
         path = folder / RECORD
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            kept = parse_object(path.read_bytes()) if path.is_file() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} is no record of a conversion ({error}); remove {folder} to begin anew") from error
         if kept.get("request") == request:
             errors = {
                 name: {kind: ConversionError(**values) for kind, values in by_kind.items()}

@@ -1,6 +1,7 @@
 """What a conversion reads: a checkpoint folder or a GGUF file, mapped, with tensors and config under published names.
 
-A source is whole once it is open: what is wrong with its tensors has been told by then. Knows no target.
+A source is whole once it is open: what `load` would refuse of its config and tensors has been told by then. Knows no
+target.
 """
 
 import shutil
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 import tokenizers
 
 from gorae.checkpoint.convert_record import RECORD
-from gorae.checkpoint.fp8 import BLOCK, mismatches
 from gorae.checkpoint.gguf_read import GgufFile, read_gguf, text_tokenizer
+from gorae.checkpoint.load import config_of
 from gorae.checkpoint.shards import Shards, Tensors, read_published
+from gorae.checkpoint.weights import fitting_network
 from gorae.text import Tokenizer
 
 _COPIED = {".json", ".jinja", ".txt", ".md", ".model", ".py"}  # what else a checkpoint folder has that is small
@@ -35,8 +37,8 @@ class Source(NamedTuple):
             return self.gguf.tokenizer, self.gguf.chat_template
         if not (self.path / "tokenizer.json").is_file():
             return None, None
-        library = tokenizers.Tokenizer.from_file(str(self.path / "tokenizer.json"))
-        return library, Tokenizer.load(self.path).chat_template
+        template = Tokenizer.load(self.path).chat_template  # and judges the file, of which the library may die
+        return tokenizers.Tokenizer.from_file(str(self.path / "tokenizer.json")), template
 
     def write_others(self, folder: Path) -> None:
         """Write the tokenizer, templates and the like to a folder: all but the tensors and config.json."""
@@ -56,6 +58,7 @@ def opened(path: Path) -> Iterator[Source]:
     """Open a folder or a GGUF file. Raises ValueError, telling all that is wrong, for one that is not whole."""
     if path.is_file() and path.suffix == ".gguf":
         file = read_gguf(path)
+        config_of(file.published, path)
         try:
             tokenizer = text_tokenizer(file)
         except ValueError as error:
@@ -66,28 +69,5 @@ def opened(path: Path) -> Iterator[Source]:
         raise ValueError(f"{path} is not a folder; give one with config.json and safetensors files, or a .gguf file")
     with Shards(path) as shards:
         published = read_published(path)
-        _require_whole(shards, published)
+        fitting_network(config_of(published, path / "config.json"), shards)
         yield Source(path, shards, published)
-
-
-def _require_whole(shards: Shards, published: dict[str, Any]) -> None:
-    complaints = list(dict.fromkeys([*shards.complaints, *mismatches(shards)]))
-    if complaints:
-        raise ValueError(
-            f"{shards.folder}: {len(complaints)} complaints about its tensors; download it again\n  "
-            + "\n  ".join(complaints)
-        )
-    quantization = published.get("quantization_config")
-    if quantization is not None and not _is_deepseek_fp8(quantization):
-        raise ValueError(
-            f"quantization_config={quantization} in config.json is not DeepSeek's FP8 in blocks of {BLOCK}; "
-            "convert a checkpoint in that format, bfloat16 or float32"
-        )
-
-
-def _is_deepseek_fp8(quantization: Any) -> bool:
-    return (
-        isinstance(quantization, dict)
-        and quantization.get("quant_method") == "fp8"
-        and quantization.get("weight_block_size") == [BLOCK, BLOCK]
-    )

@@ -87,6 +87,12 @@ class GgufTensors(Mapping[str, Tensor]):
         """The tensor in the type of its layout."""
         return self[name].to(self.layout(name).dtype)
 
+    def stored(self) -> Iterator[tuple[str, str, int]]:
+        """The type and the bytes of each stored tensor, beside a published name that it holds."""
+        published_of = {place: entry.published for entry in self._entries.values() for place in self._places(entry)}
+        for place, published in published_of.items():
+            yield published, self._header.tensors[place].type_name, self._header.tensors[place].num_bytes
+
     def __getitem__(self, name: str) -> Tensor:
         """Decode a tensor. Raises ValueError if a scale or a value in it is not finite."""
         entry = self._entries[name]

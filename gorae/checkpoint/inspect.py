@@ -1,4 +1,4 @@
-"""What a checkpoint is, from its config.json and headers alone: no tensor is read and no network is built."""
+"""What a checkpoint is, from its config.json and headers: no tensor is read but the scales of FP8."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,9 +6,11 @@ from os import PathLike
 
 from gorae.checkpoint.gguf_read import read_gguf
 from gorae.checkpoint.hub import resolve
+from gorae.checkpoint.load import config_of
 from gorae.checkpoint.names import kind_of
 from gorae.checkpoint.shards import Shards, read_published
-from gorae.config import ModelConfig, Parameters, cache_bytes_per_token, count_parameters, from_published
+from gorae.checkpoint.weights import fitting_network
+from gorae.config import ModelConfig, Parameters, cache_bytes_per_token, count_parameters
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,19 @@ class Inspection:
 def inspect(path: str | PathLike[str]) -> Inspection:
     """Inspect a folder, an id or a GGUF file. Raises ValueError for what `load` would refuse by its headers."""
     found = resolve(path)
-    if found.suffix == ".gguf":
-        published = dict(read_gguf(found).published)
-        sizes = Counter({("file", "GGUF"): found.stat().st_size})
+    is_gguf = not found.is_dir() and found.suffix == ".gguf"
+    sizes: Counter[tuple[str, str]] = Counter()
+    if is_gguf:
+        file = read_gguf(found)
+        published, config = file.published, config_of(file.published, found)
+        for name, type_name, num_bytes in file.tensors.stored():
+            sizes[kind_of(name), type_name] += num_bytes
     else:
         published = read_published(found)
         with Shards(found) as shards:
-            sizes = Counter()
+            config = fitting_network(config_of(published, found / "config.json"), shards).config
             for name in shards:
                 layout = shards.layout(name)
                 sizes[kind_of(name), layout.type_name] += layout.num_bytes
-    config = from_published(published)
     parameters = count_parameters(config, with_mtp=True)
-    return Inspection(published["model_type"], config, parameters, dict(sizes), is_mapped=found.suffix != ".gguf")
+    return Inspection(published["model_type"], config, parameters, dict(sizes), is_mapped=not is_gguf)

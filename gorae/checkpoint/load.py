@@ -1,9 +1,10 @@
 """A Hugging Face folder or a GGUF file in: config, network and tokenizer as one `Model`, what `gorae.load` returns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def load(path: str | PathLike[str], mode: str = "exact", *, weights: Held = "sto
 
 
 def _from_folder(folder: Path, *, keep: bool) -> tuple[Network, Tokenizer | None]:
-    network = read_network(folder, _read_config(folder), keep=keep)
+    network = read_network(folder, config_of(read_published(folder), folder / "config.json"), keep=keep)
     return network, Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
 
 
@@ -85,9 +86,9 @@ def require_fitting(tokenizer: Tokenizer | None, config: ModelConfig, folder: Pa
         )
 
 
-def _read_config(folder: Path) -> ModelConfig:
-    published = read_published(folder)
+def config_of(published: Mapping[str, Any], file: Path) -> ModelConfig:
+    """`from_published`, whose ValueError then names the file that says so."""
     try:
         return from_published(published)
     except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+        raise ValueError(f"{file}: {error}") from error

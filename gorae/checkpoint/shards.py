@@ -165,9 +165,8 @@ def _open_files(folder: Path, names: list[str], stack: ExitStack) -> list[Tensor
         except ValueError as error:
             complaints.append(f"{folder / name} is no whole safetensors file ({error})")
     if complaints:
-        raise ValueError(
-            "\n".join([*complaints, "give a folder with the whole checkpoint, or save or download it again"])
-        )
+        head = f"{folder} is no whole checkpoint of safetensors; give one that is, or save or download it again"
+        raise ValueError("\n  ".join([head, *complaints]))
     return files
 
 

@@ -69,17 +69,26 @@ def read_network(folder: Path, config: ModelConfig, *, keep: bool) -> Network:
     index says.
     """
     with Shards(folder) as shards:
-        if not any(is_mtp(published, config) for published in shards):
-            # transformers keeps the key in config.json and drops the module
-            config = replace(config, num_mtp_modules=0)
-        with torch.device("meta"):
-            network = Network(config)
-        _require_fitting(config, network.state_dict(), shards)
+        network = fitting_network(config, shards)
         if keep:
             _hold(network, shards)
         else:
             _fill(network, lambda published: read_widened(shards, published))
         _require_equal_copies(network, shards)
+    return network
+
+
+def fitting_network(config: ModelConfig, shards: Shards) -> Network:
+    """The network of `config`, without memory, that these tensors make; one without MTP modules if they have none.
+
+    No tensor is read but the scales of FP8. Raises ValueError as `read_network` does.
+    """
+    if not any(is_mtp(published, config) for published in shards):
+        # transformers keeps the key in config.json and drops the module
+        config = replace(config, num_mtp_modules=0)
+    with torch.device("meta"):
+        network = Network(config)
+    _require_fitting(config, network.state_dict(), shards)
     return network
 
 

@@ -38,8 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
-        print(f"gorae: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"gorae: {_told(error)}", file=sys.stderr)
         return 2
+
+
+def _told(error: Exception) -> str:
+    """An error in one line, and a line for each item of a list in it; items are indented."""
+    parts = re.split(r"\n(?=  \S)", str(error))
+    return "\n  ".join(" ".join(part.split()) for part in parts)
 
 
 def _main(argv: list[str]) -> int:

@@ -20,7 +20,7 @@ class Settings:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="folder with config.json, model.safetensors and tokenizer.json")
+    parser.add_argument("model", type=Path, help="folder, Hugging Face id or .gguf file, with its tokenizer")
     parser.add_argument(
         "--mode", choices=["free", "think", "direct"], default="free", help="who chooses to think (default: the model)"
     )

@@ -32,9 +32,9 @@ def describe(found: Inspection) -> list[tuple[str, str]]:
     ]
     if found.latent_bytes_per_token is not None:
         lines.append(("latent a token, bfloat16", format_bytes(found.latent_bytes_per_token)))
-    ways = [("in float32, to train", found.network_bytes)]
-    if found.is_mapped:
-        ways.insert(0, ("as stored, to compute", found.stored_bytes))
+    ways = [("as stored, to compute", found.stored_bytes), ("in float32, to train", found.network_bytes)]
+    if not found.is_mapped:
+        ways = [("in float32", found.network_bytes)]
     lines.append(("memory available", format_bytes(available)))
     lines += ((way, _verdict(size, available, found.cache_bytes_per_token)) for way, size in ways)
     return lines

@@ -18,7 +18,7 @@ class Settings:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="folder with config.json, model.safetensors and tokenizer.json")
+    parser.add_argument("model", type=Path, help="folder, Hugging Face id or .gguf file, with its tokenizer")
     parser.set_defaults(settings=Settings())
 
 

@@ -49,7 +49,7 @@ class RopeScaling:
         _require(self.kind in ("yarn", "llama3"), f"rope_scaling.kind={self.kind!r} must be 'yarn' or 'llama3'")
         for name in ("factor", "original_positions", "slow_turns", "attention_factor"):
             value = getattr(self, name)
-            _require(value is None or 0 < value < math.inf, f"rope_scaling.{name}={value} must be positive")
+            _require(value is None or 0 < value < math.inf, f"rope_scaling.{name}={value} must be positive and finite")
         for name in ("mscale", "mscale_all_dim"):
             value = getattr(self, name)
             _require(value is None or 0 <= value < math.inf, f"rope_scaling.{name}={value} must not be negative")
@@ -109,7 +109,7 @@ class ModelConfig:
         positive += _POSITIVE_WITH_LATENT if self.latent_dim is not None else ()
         positive += _POSITIVE_WITH_EXPERTS if self.num_experts else ()
         for name in positive:
-            _require(0 < getattr(self, name) < math.inf, f"{name}={getattr(self, name)} must be positive")
+            _require(0 < getattr(self, name) < math.inf, f"{name}={getattr(self, name)} must be positive and finite")
         for name, largest in _LARGEST.items():
             value = getattr(self, name)
             _require(value is None or value <= largest, f"{name}={value} must be at most {largest}")

@@ -150,6 +150,7 @@ def reinforce(
     """
     wanted = settings.rl
     model, reference = load_chat_model(start, trainable=True), load_chat_model(start).network
+    # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
     engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
     sealed = sealed_items(settings.prepare).fingerprints

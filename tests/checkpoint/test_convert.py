@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gorae.checkpoint import convert, load, save_model
+from gorae.checkpoint import convert, inspect, load, save_model
 from gorae.checkpoint.fp8 import quantize, widen
 from gorae.checkpoint.names import is_projection, kind_of
 from gorae.cli import main
@@ -210,6 +210,15 @@ def test_files_of_another_conversion_are_not_taken_for_this_one(tmp_path, source
     assert contents(tmp_path / "new") == contents(tmp_path / "whole")
 
 
+def test_a_record_that_is_broken_says_what_to_do(tmp_path, source):
+    folder = tmp_path / ".new.converting"
+    folder.mkdir()
+    for content in ("", "[]", "{"):
+        (folder / "conversion.json").write_text(content)
+        with pytest.raises(ValueError, match=r"is no record of a conversion .*; remove .*\.new\.converting to begin"):
+            convert(source, tmp_path / "new", "fp8")
+
+
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, source, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
@@ -243,7 +252,7 @@ def test_what_can_not_be_converted_is_refused_with_the_rule(tmp_path, source):
     with pytest.raises(ValueError, match="is in FP8 already, which is copied as it is"):
         convert(tmp_path / "fp8", target, "fp8", powers_of_two=True)
     spoil_config(source, quantization_config={"quant_method": "gptq"})
-    with pytest.raises(ValueError, match=r"gptq.* is not DeepSeek's FP8"):
+    with pytest.raises(ValueError, match=r"config\.json: .*gptq.*only DeepSeek's FP8 can be read"):
         convert(source, target, "bf16")
     (source / "config.json").unlink()
     with pytest.raises(ValueError, match=r"has no config\.json"):
@@ -262,6 +271,34 @@ def test_a_source_that_is_not_whole_is_refused_and_all_of_it_told(tmp_path, sour
         convert(tmp_path / "fp8", tmp_path / "new", "bf16")
     assert "missing: model.layers.0.mlp.up_proj.weight_scale_inv" in str(caught.value)
     assert "model.layers.0.mlp.down_proj.weight_scale_inv has 1 scales" in str(caught.value)
+
+
+@pytest.mark.parametrize("take", [lambda path, new: convert(path, new, "bf16"), lambda path, new: inspect(path)])
+def test_a_source_that_load_would_refuse_is_not_taken(tmp_path, source, take):
+    target = tmp_path / "new"
+    spoil_config(source, frobnicate=3)
+    with pytest.raises(ValueError, match=r"config\.json: unknown key frobnicate"):
+        take(source, target)
+    config = config_in(source)
+    del config["frobnicate"]
+    (source / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4, "vocab_size": 300}))
+    with pytest.raises(ValueError, match="complaints about its tensors") as caught:
+        take(source, target)
+    assert "missing: model.layers.5.self_attn.o_proj.weight" in str(caught.value)
+    assert "shape: lm_head.weight is [331, 20], config.json makes it [300, 20]" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.mlp.up_proj.weight"])
+@pytest.mark.parametrize(("begins_as", "to"), [("bf16", "bf16"), ("bf16", "f32"), ("bf16", "fp8"), ("fp8", "fp8")])
+def test_a_source_whose_values_are_no_finite_numbers_leaves_nothing(tmp_path, source, name, begins_as, to):
+    convert(source, tmp_path / "broken", begins_as)
+    tensors = load_file(tmp_path / "broken" / "model.safetensors")
+    tensors[name][..., 3] = math.nan
+    save_file(tensors, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"{name} has elements that are not finite numbers"):
+        convert(tmp_path / "broken", tmp_path / "new", to)
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "broken"}
 
 
 def test_the_verb_converts_and_prints_the_errors_by_kind(tmp_path, source, capsys):

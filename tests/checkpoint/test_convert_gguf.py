@@ -157,6 +157,17 @@ def test_a_source_that_can_not_be_written_as_gguf_leaves_nothing_behind(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+def test_a_source_with_a_broken_tokenizer_or_config_leaves_nothing_behind(tmp_path, source):
+    (source / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer\.json can not be read as a tokenizer"):
+        convert_to_gguf(source, tmp_path / "new.gguf", "f16")
+    path = source / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"frobnicate": 3}))
+    with pytest.raises(ValueError, match=r"config\.json: unknown key frobnicate"):
+        convert_to_gguf(source, tmp_path / "new.gguf", "f16")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 @pytest.fixture
 def gguf_source(tmp_path, source) -> Path:
     convert_to_gguf(source, tmp_path / "source.gguf", "f16")

@@ -32,5 +32,9 @@ def test_a_gguf_file_is_inspected_too(tmp_path, network):
     save_model(tmp_path / "saved", network)
     convert_to_gguf(tmp_path / "saved", tmp_path / "model.gguf", "q8_0")
     found = inspect(tmp_path / "model.gguf")
-    assert found.bytes_of == {("file", "GGUF"): (tmp_path / "model.gguf").stat().st_size}
+    all_bytes = (tmp_path / "model.gguf").stat().st_size
+    assert 0.5 * all_bytes < found.stored_bytes < all_bytes, "the rest is metadata"
+    plain = inspect(tmp_path / "saved").bytes_of
+    assert found.bytes_of["router", "F32"] == plain["router", "F32"] / 2, "those of two MTP modules are left out"
+    assert {kind for kind, _ in found.bytes_of} == {kind for kind, _ in plain} - {"mtp"}
     assert found.config == load(tmp_path / "model.gguf").config

@@ -42,6 +42,8 @@ def run(args):
         raise KeyboardInterrupt
     if args.subject == "mistake":
         raise ValueError("no such\\nsong")
+    if args.subject == "mistakes":
+        raise ValueError("2 complaints\\n  one\\n  another\\n")
     print(args.subject, args.encore, args.loud, args.settings, args.overrides)
 '''
 
@@ -118,6 +120,11 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(sing, capsys, argv, senten
     assert captured.out == ""
     assert captured.err.startswith(f"gorae: {sentence}")
     assert captured.err.count("\n") == 1
+
+
+def test_mistakes_told_together_have_a_line_each(sing, capsys):
+    assert main(["sing", "mistakes"]) == 2
+    assert capsys.readouterr().err == "gorae: 2 complaints\n  one\n  another\n"
 
 
 def test_an_interrupt_is_quiet(sing, capsys):

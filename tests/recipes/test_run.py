@@ -90,7 +90,7 @@ def test_threads_are_set_where_they_are_given_and_left_alone_otherwise(folder, t
 def test_a_model_without_a_tokenizer_can_not_be_asked(tmp_path, network, tokenizer):
     save_model(tmp_path / "mute", network)
     with pytest.raises(
-        ValueError, match=r"mute has no tokenizer.json, and a chat needs one; give a folder that has it"
+        ValueError, match=r"mute has no tokenizer, and a chat needs one; give a folder with tokenizer.json"
     ):
         load_chat_model(tmp_path / "mute")
     save_model(tmp_path / "model", network, tokenizer=tokenizer)
