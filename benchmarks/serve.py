@@ -118,7 +118,7 @@ class GoraePeer:
         from gorae import Engine, SamplingParams, load
 
         torch.set_num_threads(threads)
-        self.engine = Engine(load(path))
+        self.engine = Engine(load(path), prefix_cache=False, prefill_tokens=4096)
         self.params = SamplingParams(max_tokens=DECODED + 1, ignore_eos=True, seed=0)
 
     def turn(self, line: Line, prompts: list[list[int]], **_: Any) -> float:
