@@ -9,7 +9,7 @@ part of its time; llama.cpp is given random tokens. llama.cpp runs at the best o
 micro-batch sizes, tried beforehand line by line. A ratio above 1 means Gorae is faster; printed are the median and the
 quartiles.
 
-Needs the extra of `make test-slow`, compiled for speed: see docs/benchmarks.md.
+Needs llama.cpp, which `make test-slow` compiles.
 """
 
 import argparse
