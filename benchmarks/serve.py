@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -201,19 +202,20 @@ class Worker:
 
     def __init__(self, kind: str, path: Path, threads: int) -> None:
         command = [sys.executable, __file__, "--work", kind, str(path), "--threads", str(threads)]
-        environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # who waits for its turn must not spin
         quiet = subprocess.DEVNULL if kind == "llama" else None
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, text=True, env=environment
-        )
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, text=True)
         self.load_seconds = self._answer()
+        self.process.send_signal(signal.SIGSTOP)  # its threads spin; who waits for its turn must not
 
     def turn(self, line: Line, prompts: list[list[int]], **tuning: Any) -> float:
         assert self.process.stdin is not None
+        self.process.send_signal(signal.SIGCONT)
         print(
             json.dumps({"line": line.name, "prompts": prompts, "tuning": tuning}), file=self.process.stdin, flush=True
         )
-        return self._answer()
+        answer = self._answer()
+        self.process.send_signal(signal.SIGSTOP)
+        return answer
 
     def memory(self) -> int:
         """Bytes: its own pages, and its share of those it has in common with others."""
