@@ -9,6 +9,7 @@ from gorae.kernels.attention import attention
 from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.experts import expert_mlp
 from gorae.kernels.linear import linear
+from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
 from gorae.kernels.rms_norm import rms_norm
 from gorae.kernels.rotary import rotary_angles, rotate
 from gorae.kernels.routing import Routing, expert_load, route
@@ -19,9 +20,13 @@ from gorae.kernels.weights import BLOCK, BlockScaled, HeldExperts, Weight, bands
 
 __all__ = [
     "BLOCK",
+    "LAYOUT",
+    "PANEL",
+    "PANEL_BITS",
     "TILE_KEYS",
     "BlockScaled",
     "HeldExperts",
+    "Panels",
     "Routing",
     "Weight",
     "attention",
@@ -30,11 +35,14 @@ __all__ = [
     "expert_mlp",
     "kernels_in_use",
     "linear",
+    "pack",
+    "panel_bytes",
     "rms_norm",
     "rotary_angles",
     "rotate",
     "route",
     "sigmoid",
     "swiglu",
+    "unpack",
     "whole_pages",
 ]
