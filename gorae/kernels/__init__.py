@@ -10,6 +10,7 @@ from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.experts import expert_mlp
 from gorae.kernels.linear import linear
 from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
+from gorae.kernels.peak import multiply_add
 from gorae.kernels.rms_norm import rms_norm
 from gorae.kernels.rotary import rotary_angles, rotate
 from gorae.kernels.routing import Routing, expert_load, route
@@ -35,6 +36,7 @@ __all__ = [
     "expert_mlp",
     "kernels_in_use",
     "linear",
+    "multiply_add",
     "pack",
     "panel_bytes",
     "rms_norm",

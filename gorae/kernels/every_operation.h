@@ -3,6 +3,7 @@
 #include "attention/cpu.cc"
 #include "experts/cpu.cc"
 #include "linear/cpu.cc"
+#include "peak/cpu.cc"
 #include "rms_norm/cpu.cc"
 #include "sigmoid/cpu.cc"
 #include "swiglu/cpu.cc"
@@ -21,6 +22,7 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::rms_norm,
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,
+    GORAE_SET::multiply_add,
 };
 
 }  // namespace gorae
