@@ -2,5 +2,6 @@
 
 from gorae.engine.engine import Engine, Event, ServableModel
 from gorae.engine.request import Output, SamplingParams
+from gorae.engine.routings import Routings
 
-__all__ = ["Engine", "Event", "Output", "SamplingParams", "ServableModel"]
+__all__ = ["Engine", "Event", "Output", "Routings", "SamplingParams", "ServableModel"]
