@@ -4,21 +4,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gorae.kernels.backend import WEIGHT_TYPES, native_for
+from gorae.kernels.backend import native_for
 from gorae.kernels.linear.cpu import linear_cpu
 from gorae.kernels.linear.reference import linear_reference
-from gorae.kernels.weights import BlockScaled, bands
+from gorae.kernels.panels import Panels
+from gorae.kernels.weights import BlockScaled, bands, kind_of
 
 
-def linear(x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"] | BlockScaled) -> Float[Tensor, "*rows O"]:
+def linear(
+    x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"] | BlockScaled | Panels
+) -> Float[Tensor, "*rows O"]:
     """Multiply every row of float32 `x` by `weight` transposed; a row's bits do not depend on the other rows.
 
     A weight [O, I] held in a narrower type gives the bits of the float32 matrix of the same values.
     """
-    if isinstance(weight, Tensor) and weight.dtype in WEIGHT_TYPES:
-        native = native_for(x, weights=(weight,))
-        return linear_reference(x, weight) if native is None else linear_cpu(native, x, weight)
     native = native_for(x)
     if native is None:
         return linear_reference(x, weight)
+    if kind_of(weight) is not None:
+        return linear_cpu(native, x, weight)
     return torch.cat([linear_cpu(native, x, band) for band in bands(weight)], dim=-1)
