@@ -13,6 +13,7 @@ import torch  # before the compiled module, which shares its OpenMP threads
 from torch import Tensor
 
 REFERENCE = "reference"
+WEIGHT_TYPES = (torch.float32, torch.bfloat16)
 
 
 def compiled() -> dict[str, Any]:
@@ -43,12 +44,20 @@ def kernels_in_use() -> str:
     return CHOSEN
 
 
-def native_for(*tensors: Tensor) -> Any | None:
-    """The compiled kernels, where they are in use and can take all of these: float32, in this machine's memory."""
+def native_for(*tensors: Tensor, weights: tuple[Tensor | None, ...] = ()) -> Any | None:
+    """The compiled kernels, where they are in use and can take all of these in this machine's memory.
+
+    Tensors must be float32; `weights` must be of one type, float32 or bfloat16. None stands for what is neither.
+    """
     native = COMPILED.get(CHOSEN)
     if native is not None:
         for tensor in tensors:
             if tensor.dtype != torch.float32 or not tensor.is_cpu:
+                return None
+        for weight in weights:
+            if weight is None or weight.dtype not in WEIGHT_TYPES or not weight.is_cpu:
+                return None
+            if weights[0] is None or weight.dtype != weights[0].dtype:
                 return None
     return native
 

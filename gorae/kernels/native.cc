@@ -52,29 +52,29 @@ enum Kind { FLOAT32, BFLOAT16, HALF_PANELS, BLOCK_SCALED };
 using Place = std::tuple<Address, Address, long, long>;
 
 template <class Number>
-void set(Matrix<const Number>& weight, const Place& place, long rows, long columns) {
+void locate(Matrix<const Number>& weight, const Place& place, long rows, long columns) {
     auto [address, none, stride, nothing] = place;
     weight = {reinterpret_cast<const Number*>(address), rows, columns, stride};
 }
-void set(HalfPanels& weight, const Place& place, long rows, long columns) {
+void locate(HalfPanels& weight, const Place& place, long rows, long columns) {
     weight = {reinterpret_cast<const Bfloat16*>(std::get<0>(place)), rows, columns};
 }
-void set(BlockScaled& weight, const Place& place, long rows, long columns) {
+void locate(BlockScaled& weight, const Place& place, long rows, long columns) {
     auto [address, scales, stride, scale_stride] = place;
     weight = {reinterpret_cast<const Float8*>(address), reinterpret_cast<const float*>(scales), rows, columns, stride,
               scale_stride};
 }
 
 template <class Number>
-void set(Experts<Matrix<const Number>>& weights, const Place& place, long rows, long columns) {
+void locate(Experts<Matrix<const Number>>& weights, const Place& place, long rows, long columns) {
     auto [addresses, first, stride, spacing] = place;
     weights = {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const Number*>(first), spacing, rows,
                columns, stride};
 }
-void set(Experts<HalfPanels>& weights, const Place& place, long rows, long columns) {
+void locate(Experts<HalfPanels>& weights, const Place& place, long rows, long columns) {
     weights = {reinterpret_cast<const std::int64_t*>(std::get<0>(place)), rows, columns};
 }
-void set(Experts<BlockScaled>& weights, const Place& place, long rows, long columns) {
+void locate(Experts<BlockScaled>& weights, const Place& place, long rows, long columns) {
     auto [addresses, scales, stride, scale_stride] = place;
     weights = {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const std::int64_t*>(scales), rows,
                columns, stride, scale_stride};
@@ -99,30 +99,40 @@ Heads heads_of(const Steps& steps) {
     return {reinterpret_cast<const float*>(address), sequence, head, token};
 }
 
+template <class Number>
+Pages<Number> pages_of(const Steps& steps) {
+    auto [address, page, head, token] = steps;
+    return {reinterpret_cast<const Number*>(address), page, head, token};
+}
+
+void require_experts(const std::int64_t* chosen, long num_choices, long num_experts) {
+    for (long choice = 0; choice < num_choices; ++choice)
+        if (chosen[choice] < 0 || chosen[choice] >= num_experts)
+            throw nb::index_error("a token chose an expert that is none");
+}
+
 using Release = nb::call_guard<nb::gil_scoped_release>;
 
 void bind(nb::module_& parent, const char* name, const Operations& operations) {
-    nb::module_ module = parent.def_submodule(name);
-    module.def(
+    nb::module_ set = parent.def_submodule(name);
+    set.def(
         "linear",
         [&operations](Address x, long rows, long x_stride, int kind, Place place, long outputs, long inputs, Address y,
                       int threads) {
             for_kind(operations, kind, [&](const auto& products, auto weight) {
-                set(weight, place, outputs, inputs);
+                locate(weight, place, outputs, inputs);
                 products.linear(matrix<const float>(x, rows, inputs, x_stride), weight,
                                 matrix<float>(y, rows, outputs, outputs), threads);
             });
         },
         Release());
-    module.def(
+    set.def(
         "expert_mlp",
         [&operations](Address x, long tokens, long width, long x_stride, Address experts, Address weights, long active,
                       long num_experts, long inner, int kind, Place gate, Place up, Place down, Address sheet,
                       Address saved, Address workspace, Address y, int threads) {
             auto chosen = reinterpret_cast<const std::int64_t*>(experts);
-            for (long choice = 0; choice < tokens * active; ++choice)
-                if (chosen[choice] < 0 || chosen[choice] >= num_experts)
-                    throw nb::index_error("a token chose an expert that is none");
+            require_experts(chosen, tokens * active, num_experts);
             nb::gil_scoped_release release;
             for_kind(operations, kind, [&](const auto& products, auto weight) {
                 const long choices = tokens * active;
@@ -148,13 +158,13 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                     {inputs + choices * width, choices, width, width},
                     matrix<float>(y, tokens, width, width),
                 };
-                set(job.gate, gate, inner, width);
-                set(job.up, up, inner, width);
-                set(job.down, down, width, inner);
+                locate(job.gate, gate, inner, width);
+                locate(job.up, up, inner, width);
+                locate(job.down, down, width, inner);
                 products.expert_mlp(job, threads);
             });
         });
-    module.def(
+    set.def(
         "attention",
         [&operations](Steps query, Steps key, Steps value, std::tuple<Address, long, long> mask,
                       std::tuple<long, long, long, long, long, long> sizes, float scale, Address seen, Address y,
@@ -168,7 +178,27 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                                  threads);
         },
         Release());
-    module.def(
+    set.def(
+        "paged_attention",
+        [&operations](Steps query, Steps key, Steps value, bool is_bfloat16, std::tuple<Address, long, Address> tables,
+                      std::tuple<long, long, long, long, long, long, long> sizes, float scale, Address y, int threads) {
+            auto [table, table_row, starts] = tables;
+            auto [sequences, heads, key_heads, queries, page_tokens, key_width, value_width] = sizes;
+            auto job = [&](auto number) {
+                using Number = decltype(number);
+                return PagedAttention<Number>{heads_of(query), pages_of<Number>(key), pages_of<Number>(value),
+                                              reinterpret_cast<const std::int64_t*>(table), table_row,
+                                              reinterpret_cast<const std::int64_t*>(starts), sequences, heads,
+                                              key_heads, queries, page_tokens, key_width, value_width, scale,
+                                              reinterpret_cast<float*>(y)};
+            };
+            if (is_bfloat16)
+                operations.paged_attention_bfloat16(job(Bfloat16{}), threads);
+            else
+                operations.paged_attention_float32(job(float{}), threads);
+        },
+        Release());
+    set.def(
         "rms_norm",
         [&operations](Address x, long rows, long width, long x_stride, Address weight, float eps, Address y,
                       Address inverse, int threads) {
@@ -176,13 +206,13 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                                 eps, matrix<float>(y, rows, width, width), reinterpret_cast<float*>(inverse), threads);
         },
         Release());
-    module.def(
+    set.def(
         "sigmoid",
         [&operations](Address x, Address y, long count, int threads) {
             operations.sigmoid(reinterpret_cast<const float*>(x), reinterpret_cast<float*>(y), count, threads);
         },
         Release());
-    module.def(
+    set.def(
         "swiglu",
         [&operations](Address gate, Address up, Address y, long count, int threads) {
             operations.swiglu(reinterpret_cast<const float*>(gate), reinterpret_cast<const float*>(up),

@@ -100,6 +100,15 @@ class HeldExperts(list[Weight]):
         return Place(self.addresses[0].data_ptr(), self.addresses[1].data_ptr(), *place_of(self[0])[2:])
 
     @cached_property
+    def panels(self) -> Panels | None:
+        """The first, where all are panels of its shape and bits. None where they are not."""
+        first, *_ = self
+        if not isinstance(first, Panels):
+            return None
+        is_like = (isinstance(one, Panels) and one[1:] == first[1:] and one.packed.is_contiguous() for one in self)
+        return first if all(is_like) else None
+
+    @cached_property
     def addresses(self) -> Tensor:
         """[2, E]: where each lies, and where its scales do."""
         return torch.tensor([place_of(one)[:2] for one in self]).T.contiguous()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from gorae.kernels.backend import native_for
 from gorae.kernels.linear.cpu import linear_cpu
+from gorae.kernels.linear.quantised import linear_quantised
 from gorae.kernels.linear.reference import linear_reference
 from gorae.kernels.panels import Panels
 from gorae.kernels.weights import BlockScaled, bands, kind_of
@@ -16,8 +17,11 @@ def linear(
 ) -> Float[Tensor, "*rows O"]:
     """Multiply every row of float32 `x` by `weight` transposed; a row's bits do not depend on the other rows.
 
-    A weight [O, I] held in a narrower type gives the bits of the float32 matrix of the same values.
+    A weight [O, I] held in a narrower type gives the bits of the float32 matrix of the same values. Panels of 4 and 8
+    bits are inexact: `x` is rounded to 8 bits too, and there are no gradients.
     """
+    if isinstance(weight, Panels) and weight.bits < 16:
+        return linear_quantised(x, weight)
     native = native_for(x)
     if native is None:
         return linear_reference(x, weight)
