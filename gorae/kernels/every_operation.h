@@ -15,10 +15,10 @@
 namespace gorae {
 
 const Operations GORAE_NAMED(GORAE_SET, operations) = {
-    GORAE_SET::linear<float>,
-    GORAE_SET::linear<Bfloat16>,
-    GORAE_SET::expert_mlp<float>,
-    GORAE_SET::expert_mlp<Bfloat16>,
+    {GORAE_SET::linear<Matrix<const float>>, GORAE_SET::expert_mlp<Matrix<const float>>},
+    {GORAE_SET::linear<Matrix<const Bfloat16>>, GORAE_SET::expert_mlp<Matrix<const Bfloat16>>},
+    {GORAE_SET::linear<HalfPanels>, GORAE_SET::expert_mlp<HalfPanels>},
+    {GORAE_SET::linear<BlockScaled>, GORAE_SET::expert_mlp<BlockScaled>},
     GORAE_SET::attention,
     GORAE_SET::paged_attention<float>,
     GORAE_SET::paged_attention<Bfloat16>,

@@ -3,8 +3,8 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gorae.kernels.backend import native_for
-from gorae.kernels.experts.cpu import expert_mlp_cpu
+from gorae.kernels.backend import native_for, wants_gradient
+from gorae.kernels.experts.cpu import expert_mlp_cpu, shared_kind
 from gorae.kernels.experts.reference import expert_mlp_reference
 from gorae.kernels.weights import HeldExperts
 
@@ -21,8 +21,9 @@ def expert_mlp(
 
     The weights of the experts are stacked, or E matrices each held as `linear` takes it, with the same bits.
     """
-    samples = tuple(held if isinstance(held, Tensor) else held.sample for held in (gate, up, down))
-    native = native_for(x, weights, weights=samples)
-    if native is None:
+    native = native_for(x, weights)
+    kind = None if native is None else shared_kind(gate, up, down)
+    is_held = isinstance(gate, HeldExperts)
+    if kind is None or (is_held and wants_gradient(x, weights)):
         return expert_mlp_reference(x, experts, weights, gate, up, down)
-    return expert_mlp_cpu(native, x, experts, weights, gate, up, down)
+    return expert_mlp_cpu(native, kind, x, experts, weights, gate, up, down)
