@@ -2,7 +2,9 @@
 
 #include "attention/cpu.cc"
 #include "experts/cpu.cc"
+#include "experts/quantised.cc"
 #include "linear/cpu.cc"
+#include "linear/quantised.cc"
 #include "rms_norm/cpu.cc"
 #include "sigmoid/cpu.cc"
 #include "swiglu/cpu.cc"
@@ -21,6 +23,8 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::rms_norm,
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,
+    GORAE_SET::panel_linear,
+    GORAE_SET::panel_experts,
 };
 
 }  // namespace gorae

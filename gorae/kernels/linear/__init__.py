@@ -21,7 +21,7 @@ def linear(
     bits are inexact: `x` is rounded to 8 bits too, and there are no gradients.
     """
     if isinstance(weight, Panels) and weight.bits < 16:
-        return linear_quantised(x, weight)
+        return linear_quantised(native_for(x), x, weight)
     if isinstance(weight, Tensor) and weight.dtype in WEIGHT_TYPES:
         native = native_for(x, weights=(weight,))
         return linear_reference(x, weight) if native is None else linear_cpu(native, x, weight)
