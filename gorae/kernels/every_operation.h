@@ -2,9 +2,11 @@
 
 #include "attention/cpu.cc"
 #include "experts/cpu.cc"
+#include "experts/quantised.cc"
 #include "linear/cpu.cc"
 #include "paged_attention/cpu.cc"
 #include "peak/cpu.cc"
+#include "linear/quantised.cc"
 #include "rms_norm/cpu.cc"
 #include "sigmoid/cpu.cc"
 #include "swiglu/cpu.cc"
@@ -26,6 +28,8 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,
     GORAE_SET::multiply_add,
+    GORAE_SET::panel_linear,
+    GORAE_SET::panel_experts,
 };
 
 }  // namespace gorae
