@@ -1,4 +1,4 @@
-"""Convert a checkpoint folder or a GGUF file to a folder in FP8, bfloat16 or float32, or to one GGUF file.
+"""Convert a checkpoint folder or a GGUF file: quantise it for fast mode, to FP8, bfloat16, float32 or a GGUF file.
 
 Works tensor by tensor on checkpoints larger than memory; an interrupted conversion goes on with the same command.
 """
@@ -10,15 +10,20 @@ from pathlib import Path
 
 from gorae.checkpoint import MAX_SHARD_BYTES, ConversionError, convert, convert_to_gguf, resolve
 
-FOLDERS = ("fp8", "bf16", "f32")
+FOLDERS = ("mixed", "int4", "int8", "bf16-panels", "fp8", "bf16", "f32")
 GGUF = ("gguf-f16", "gguf-q8_0", "gguf-q4_0")
-EXAMPLE = "gorae convert models/v2-lite models/v2-lite-fp8 --to fp8"
+EXAMPLE = "gorae convert models/v2-lite models/v2-lite-mixed --to mixed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder, .gguf file or Hugging Face id; it stays as it is")
     parser.add_argument("target", type=Path, help="folder to make; of GGUF the file")
-    parser.add_argument("--to", choices=[*FOLDERS, *GGUF], required=True, help="what the weights become")
+    parser.add_argument(
+        "--to",
+        choices=[*FOLDERS, *GGUF],
+        default="mixed",
+        help="what the weights become; mixed, about 4.9 bits a weight, if not given",
+    )
     parser.add_argument("--ue8m0", action="store_true", help="FP8 scales are powers of two, as in DeepSeek-V3.1")
     parser.add_argument(
         "--max-shard-size",

@@ -69,6 +69,7 @@ _WITHOUT_EFFECT = (
     *("sliding_window", "max_window_layers", "use_mrope"),
 )
 
+_OURS = "gorae"  # panels, of which the room that reads them judges what is said
 _FP8 = {
     "quant_method": ("fp8",),
     "fmt": ("e4m3",),
@@ -137,7 +138,8 @@ def from_published(published: Mapping[str, Any]) -> ModelConfig:
     """Translate the JSON of a config.json of type deepseek_v3, deepseek_v2, qwen2 or llama.
 
     Raises ValueError naming the key and the rule for a missing or unknown key and for a value Gorae cannot honour.
-    A `quantization_config` of DeepSeek's FP8 format is accepted: which tensors are FP8 the files say themselves.
+    A `quantization_config` of DeepSeek's FP8 format is accepted: which tensors are FP8 the files say themselves. So is
+    one of Gorae's panels, unread.
     """
     architecture = _architecture(published)
     _require_known(published, architecture)
@@ -212,11 +214,13 @@ def _require_supported(published: Mapping[str, Any], architecture: _Architecture
     for key, value in {**architecture.fixed, "architectures": [architecture.name]}.items():
         if published.get(key, value) != value:
             raise ValueError(f"{key}={published[key]!r} in config.json is not supported; it must be {value!r}")
-    for key, value in _table(published, "quantization_config").items():
+    quantised = _table(published, "quantization_config")
+    for key, value in {} if quantised.get("quant_method") == _OURS else quantised.items():
         if value not in _FP8.get(key, ()):
             raise ValueError(
-                f"quantization_config has {key}={value!r}; of quantised weights only DeepSeek's FP8 can be read "
-                "(e4m3, blocks of 128 x 128); use a checkpoint converted to it, to bfloat16 or to float32"
+                f"quantization_config has {key}={value!r}; of quantised weights only DeepSeek's FP8 (e4m3, "
+                "blocks of 128 x 128) and what gorae convert makes can be read; use a checkpoint in FP8, bfloat16 or "
+                "float32"
             )
     kinds = published.get("layer_types") or []
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
