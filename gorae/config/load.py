@@ -6,7 +6,9 @@ what ignoring it changes.
 """
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
@@ -152,8 +154,9 @@ def from_published(published: Mapping[str, Any]) -> ModelConfig:
     named = {ours: _typed(key, values[key], ours) for key, ours in architecture.honoured.items()}
     named |= {**architecture.ours, **_ends(values[_END])}
     named |= _rope(published)
-    is_dense = architecture.has_plain_heads
-    config = ModelConfig.dense(**named, **_plain_heads(published)) if is_dense else ModelConfig(**named)
+    with _in_published_words(_words(architecture)):
+        is_dense = architecture.has_plain_heads
+        config = ModelConfig.dense(**named, **_plain_heads(published)) if is_dense else ModelConfig(**named)
     _require_derived(published, config)
     return config
 
@@ -182,6 +185,22 @@ def to_published(config: ModelConfig) -> dict[str, Any]:
         told = ", ".join(f"{name}={getattr(config, name)!r}" for name in lost)
         raise ValueError(f"no published architecture has {told} with the rest of this network; it can not be saved")
     return published
+
+
+def _words(architecture: _Architecture) -> dict[str, str]:
+    """Our fields and the keys of config.json that they come from."""
+    key_of = {ours: key for key, ours in architecture.honoured.items()}
+    key_of |= {"eos_id": _END, "stop_ids": _END, "num_key_heads": "num_key_value_heads"}
+    return key_of | (dict.fromkeys(("rope_dim", "value_dim"), "head_dim") if architecture.has_plain_heads else {})
+
+
+@contextmanager
+def _in_published_words(key_of: Mapping[str, str]) -> Iterator[None]:
+    """A ValueError about our fields comes out as one about the keys that a reader finds in config.json."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(re.sub(r"\w+", lambda word: key_of.get(word[0], word[0]), str(error))) from error
 
 
 def _architecture(published: Mapping[str, Any]) -> _Architecture:
@@ -275,7 +294,8 @@ def _rope(published: Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in (*_SCALED, *(_LLAMA3 if kind == "llama3" else ())) if rope.get(key) is None]
     if missing:
         raise ValueError(f"rope_scaling of type {kind!r} in config.json lacks {', '.join(missing)}")
-    return {"rope_theta": theta, "rope_scaling": RopeScaling(kind, **values)}
+    with _in_published_words({ours: key for key, ours in (keys or {}).items()}):
+        return {"rope_theta": theta, "rope_scaling": RopeScaling(kind, **values)}
 
 
 def _published_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
