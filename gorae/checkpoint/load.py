@@ -84,7 +84,17 @@ def _from_folder(folder: Path, mode: Mode | None, weights: Held) -> tuple[Networ
             "checkpoint it was made from, or widen it with gorae convert --to bf16 or f32"
         )
     network = read_network(folder, config, bits=bits, keep=weights == "stored")
-    return network, Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    return network, _tokenizer_in(folder)
+
+
+def load_tokenizer(path: str | PathLike[str]) -> Tokenizer | None:
+    """The tokenizer that `load` gives a model, without the model."""
+    found = resolve(path)
+    return _tokenizer_in(found) if found.is_dir() else text_tokenizer(read_gguf(found))
+
+
+def _tokenizer_in(folder: Path) -> Tokenizer | None:
+    return Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
 
 
 def _from_gguf(path: Path) -> tuple[Network, Tokenizer | None]:

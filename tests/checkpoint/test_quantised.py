@@ -16,6 +16,7 @@ from gorae.checkpoint.absorbed import Absorbed, absorbed, expanded
 from gorae.checkpoint.names import kind_of
 from gorae.checkpoint.quantised import chosen_bits, panel_shapes
 from gorae.checkpoint.safetensors import TensorFile
+from gorae.cli import main
 from gorae.config import ModelConfig, RopeScaling, count_parameters
 from gorae.kernels import HeldExperts, Panels, pack, unpack
 from gorae.model import Network
@@ -490,3 +491,35 @@ def test_inspecting_tells_bits_and_bytes_by_kind(tmp_path):
     assert found.stored_bytes == sum(tensor.nbytes for tensor in tensors_in(tmp_path / "new").values())
     assert found.is_fast
     assert not inspect(tmp_path / "source").is_fast
+
+
+@pytest.mark.parametrize("to", ["mixed", "bf16-panels", "fp8", "gguf-q8_0"])
+def test_the_verb_tells_what_a_conversion_costs_on_a_text(tmp_path, tokenizer, capsys, to):
+    config = replace(LLAMA, vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    save_model(tmp_path / "source", drawn(config), tokenizer=tokenizer)
+    (tmp_path / "text.txt").write_text("고래는 바다에 산다. whales live in the sea 123. " * 20, encoding="utf-8")
+    target = tmp_path / ("new.gguf" if to.startswith("gguf") else "new")
+    command = ["convert", str(tmp_path / "source"), str(target), "--to", to, "--text", str(tmp_path / "text.txt")]
+    assert main(command) == 0
+    tokens, perplexity, divergence = capsys.readouterr().out.splitlines()[-3:]
+    assert tokens.startswith("over ")
+    before, after = (float(word) for word in perplexity.split() if word[0].isdigit())
+    mean, p99 = (float(word) for word in divergence.split() if word[0].isdigit() and not word.endswith("th"))
+    is_lossless = to == "bf16-panels"
+    assert (before == after) == is_lossless
+    assert (mean == p99 == 0) if is_lossless else (0 < mean < p99 < 1)
+
+
+def test_a_text_that_can_not_be_measured_is_refused_before_converting(tmp_path, tokenizer, capsys):
+    config = replace(LLAMA, vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    save_model(tmp_path / "source", drawn(config))
+    command = ["convert", str(tmp_path / "source"), str(tmp_path / "new"), "--text", str(tmp_path / "text.txt")]
+    assert main(command) == 2
+    assert "source has no tokenizer, which --text needs" in capsys.readouterr().err
+    save_model(tmp_path / "source", drawn(config), tokenizer=tokenizer)
+    assert main(command) == 2
+    assert "text.txt" in capsys.readouterr().err
+    (tmp_path / "text.txt").write_text("")
+    assert main(command) == 2
+    assert "text.txt has fewer than two tokens" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
