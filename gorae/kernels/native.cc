@@ -182,6 +182,12 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                               reinterpret_cast<float*>(y), count, threads);
         },
         Release());
+    set.def(
+        "multiply_add",
+        [&operations](long rounds, Address results, int threads) {
+            operations.multiply_add(rounds, reinterpret_cast<float*>(results), threads);
+        },
+        Release());
 }
 
 bool has_avx2() {

@@ -109,6 +109,8 @@ struct Operations {
     // y = 1 / (1 + exp(-x)), and y = silu(gate) · up, element by element
     void (*sigmoid)(const float* x, float* y, long count, int threads);
     void (*swiglu)(const float* gate, const float* up, float* y, long count, int threads);
+    // the most a processor can do (peak/cpu.cc)
+    void (*multiply_add)(long rounds, float* results, int threads);
 };
 
 extern const Operations portable_operations;
