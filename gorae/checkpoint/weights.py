@@ -44,6 +44,7 @@ def write_weights(folder: Path, network: Network, *, max_shard_bytes: int) -> No
         if isinstance(held, BlockScaled):
             tensors |= {published: held.values, published + SCALES: held.scales}
         else:
+            assert isinstance(held, Tensor), "panels are not written under published names"
             tensors[published] = held
     layouts = {published: Layout.of(tensor) for published, tensor in tensors.items()}
     plan = plan_shards({published: layout.num_bytes for published, layout in layouts.items()}, max_shard_bytes)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gorae.config import forward_flops
+from gorae.engine.passage import Passage
 from gorae.engine.prefixes import PrefixCache
 from gorae.kernels import whole_pages
 from gorae.model import Cache, Network, Page
@@ -55,7 +56,7 @@ class Runner:
         hidden_BTD = self.network(torch.tensor(token_ids)[:, None], self.cache, rows).hidden_BTD
         self.cache.lengths_B[rows] += 1
         self.bill(len(token_ids), context=self.cache.lengths_B[rows].double().mean().item())
-        return self.network.logits(hidden_BTD[:, 0]).log_softmax(-1)
+        return self.log_probs(hidden_BTD[:, 0])
 
     @torch.inference_mode()
     def begin(self, known: Mapping[tuple[int, ...], Sequence[Page]], *, reach: int) -> None:
@@ -66,8 +67,8 @@ class Runner:
             self.cache.begin(row, pages)
 
     @torch.inference_mode()
-    def read(self, sequences: list[tuple[int, ...]], max_tokens: int) -> Tensor | None:
-        """Read on for one pass, at most `max_tokens` a row.
+    def read(self, sequences: list[tuple[int, ...]], max_tokens: int) -> tuple[Passage, Tensor | None]:
+        """Read on for one pass, at most `max_tokens` a row; its passage has a row for each distinct sequence.
 
         Once all has been read, gives each of `sequences`, equal ones too, a running row of its own, and returns the
         log-probabilities [B, W] of what follows each.
@@ -79,16 +80,21 @@ class Runner:
         for row, (sequence, start) in enumerate(zip(self.reading, start_B.tolist(), strict=True)):
             new = sequence[start : start + tokens_BT.shape[1]]
             tokens_BT[row, : len(new)] = torch.tensor(new)
-        hidden_BTD = self.network(tokens_BT, self.cache, rows).hidden_BTD
+        features = self.network(tokens_BT, self.cache, rows)
         self.bill(tokens_BT.numel(), context=start_B.double().mean().item() + tokens_BT.shape[1] / 2)
         self.cache.lengths_B[rows] = torch.minimum(start_B + tokens_BT.shape[1], end_B)
+        passage = Passage(start_B.tolist(), (self.cache.lengths_B[rows] - start_B).tolist(), features)
         if num_left > tokens_BT.shape[1]:
-            return None
-        last_BD = hidden_BTD[torch.arange(len(self.reading)), end_B - start_B - 1]
-        log_probs_BW = self.network.logits(last_BD).log_softmax(-1)
+            return passage, None
+        last_BD = features.hidden_BTD[torch.arange(len(self.reading)), end_B - start_B - 1]
+        log_probs_BW = self.log_probs(last_BD)
         for row, sequence in enumerate(self.reading, self.num_running):
             self.keep(row, sequence)
-        return log_probs_BW[self.seat(sequences)]
+        return passage, log_probs_BW[self.seat(sequences)]
+
+    def log_probs(self, hidden_ND: Tensor) -> Tensor:
+        """The log-probabilities [N, W] of what follows N features."""
+        return self.network.logits(hidden_ND).log_softmax(-1)
 
     def seat(self, sequences: list[tuple[int, ...]]) -> list[int]:
         """Turn the rows read into running rows, one for each of `sequences`; returns their places among those read."""

@@ -24,8 +24,12 @@ class Reading:
 
     def joined_by(self, request: Request, find: Callable[[Sequence[int]], list[Page]]) -> "Reading":
         # The last token is always read: the next one follows from what the network says of it.
-        known = self.known if request.sequence in self.known else {request.sequence: find(request.sequence[:-1])}
-        return Reading([*self.requests, request], self.known | known)
+        known = dict(self.known)
+        if request.is_read_whole:
+            known[request.sequence] = []
+        elif request.sequence not in known:
+            known[request.sequence] = find(request.sequence[:-1])
+        return Reading([*self.requests, request], known)
 
     @property
     def num_new(self) -> list[int]:

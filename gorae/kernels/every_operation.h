@@ -3,6 +3,7 @@
 #include "attention/cpu.cc"
 #include "experts/cpu.cc"
 #include "linear/cpu.cc"
+#include "paged_attention/cpu.cc"
 #include "peak/cpu.cc"
 #include "rms_norm/cpu.cc"
 #include "sigmoid/cpu.cc"
@@ -19,6 +20,8 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::expert_mlp<float>,
     GORAE_SET::expert_mlp<Bfloat16>,
     GORAE_SET::attention,
+    GORAE_SET::paged_attention<float>,
+    GORAE_SET::paged_attention<Bfloat16>,
     GORAE_SET::rms_norm,
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,

@@ -13,6 +13,10 @@ struct Lanes {
 inline Lanes zero() { return {_mm256_setzero_ps()}; }
 inline Lanes broadcast(float number) { return {_mm256_set1_ps(number)}; }
 inline Lanes load(const float* from) { return {_mm256_loadu_ps(from)}; }
+inline Lanes load(const Bfloat16* from) {
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+}
 inline void store(float* to, Lanes a) { _mm256_storeu_ps(to, a.value); }
 inline Lanes operator+(Lanes a, Lanes b) { return {_mm256_add_ps(a.value, b.value)}; }
 inline Lanes operator-(Lanes a, Lanes b) { return {_mm256_sub_ps(a.value, b.value)}; }
@@ -30,6 +34,13 @@ inline Lanes greater(Lanes bound, Lanes a) { return {_mm256_max_ps(bound.value, 
 inline Lanes power_of_two(Lanes n) {
     __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.value), _mm256_set1_epi32(127));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+}
+
+// The sums of four, each ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)) of its lanes, side by side.
+inline void store_sums(float* to, Lanes a, Lanes b, Lanes c, Lanes d) {
+    __m256 ab = _mm256_hadd_ps(a.value, b.value), cd = _mm256_hadd_ps(c.value, d.value);
+    __m256 halves = _mm256_hadd_ps(ab, cd);
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1)));
 }
 
 // Rows i and i + 4 of a block of eight rows and eight columns, as {row i, row i + 4} of columns 0-3 and of 4-7.

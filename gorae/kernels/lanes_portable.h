@@ -66,6 +66,15 @@ inline float widened(Bfloat16 number) {
     return wide;
 }
 
+inline Lanes load(const Bfloat16* from) {
+    return each_lane([&](int i) { return widened(from[i]); });
+}
+
+inline float tree_sum(const float* a) { return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])); }
+inline void store_sums(float* to, Lanes a, Lanes b, Lanes c, Lanes d) {
+    to[0] = tree_sum(a.value), to[1] = tree_sum(b.value), to[2] = tree_sum(c.value), to[3] = tree_sum(d.value);
+}
+
 template <class Number>
 inline void load_columns(const Number* const rows[8], long first, Lanes columns[8]) {
     for (int j = 0; j < 8; ++j) columns[j] = each_lane([&](int i) { return widened(rows[i][first + j]); });

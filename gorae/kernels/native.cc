@@ -62,6 +62,12 @@ Heads heads_of(const Steps& steps) {
     return {reinterpret_cast<const float*>(address), sequence, head, token};
 }
 
+template <class Number>
+Pages<Number> pages_of(const Steps& steps) {
+    auto [address, page, head, token] = steps;
+    return {reinterpret_cast<const Number*>(address), page, head, token};
+}
+
 using Release = nb::call_guard<nb::gil_scoped_release>;
 
 void bind(nb::module_& parent, const char* name, const Operations& operations) {
@@ -133,6 +139,26 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                                   queries, keys, key_width, value_width, scale, reinterpret_cast<std::int64_t*>(seen),
                                   reinterpret_cast<float*>(y)},
                                  threads);
+        },
+        Release());
+    set.def(
+        "paged_attention",
+        [&operations](Steps query, Steps key, Steps value, bool is_bfloat16, std::tuple<Address, long, Address> tables,
+                      std::tuple<long, long, long, long, long, long, long> sizes, float scale, Address y, int threads) {
+            auto [table, table_row, starts] = tables;
+            auto [sequences, heads, key_heads, queries, page_tokens, key_width, value_width] = sizes;
+            auto job = [&](auto number) {
+                using Number = decltype(number);
+                return PagedAttention<Number>{heads_of(query), pages_of<Number>(key), pages_of<Number>(value),
+                                              reinterpret_cast<const std::int64_t*>(table), table_row,
+                                              reinterpret_cast<const std::int64_t*>(starts), sequences, heads,
+                                              key_heads, queries, page_tokens, key_width, value_width, scale,
+                                              reinterpret_cast<float*>(y)};
+            };
+            if (is_bfloat16)
+                operations.paged_attention_bfloat16(job(Bfloat16{}), threads);
+            else
+                operations.paged_attention_float32(job(float{}), threads);
         },
         Release());
     set.def(

@@ -73,6 +73,25 @@ struct Attention {
     float* y;            // [B, T, H, V]
 };
 
+// Numbers of a token of one key head lie side by side: the steps from one page, key head and token to the next.
+template <class Number>
+struct Pages {
+    const Number* numbers;
+    long page, head, token;
+};
+
+template <class Number>
+struct PagedAttention {
+    Heads query;
+    Pages<Number> key, value;   // of one address: a token's value is the beginning of its key
+    const std::int64_t* table;  // [B, pages]: where the pages of a sequence lie
+    long table_row;
+    const std::int64_t* starts;  // [B]: tokens before the first query
+    long sequences, heads, key_heads, queries, page_tokens, key_width, value_width;
+    float scale;
+    float* y;  // [B, T, H, V]
+};
+
 struct Operations {
     // y [M, N] = x [M, K] weight [N, K] transposed
     void (*linear_float32)(Matrix<const float> x, Matrix<const float> weight, Matrix<float> y, int threads);
@@ -81,6 +100,9 @@ struct Operations {
     void (*expert_mlp_bfloat16)(const ExpertMlp<Bfloat16>& job, int threads);
     // y = softmax(scale · query keyᵀ + mask) value
     void (*attention)(const Attention& job, int threads);
+    // the same over pages; a query sees the tokens up to its own
+    void (*paged_attention_float32)(const PagedAttention<float>& job, int threads);
+    void (*paged_attention_bfloat16)(const PagedAttention<Bfloat16>& job, int threads);
     // y = x · inverse · weight with inverse = 1 / sqrt(mean(x²) + eps), row by row
     void (*rms_norm)(Matrix<const float> x, const float* weight, float eps, Matrix<float> y, float* inverse,
                      int threads);

@@ -1,4 +1,4 @@
-"""What a product takes as its weight: a matrix in any float type, or in DeepSeek's FP8; float32 when it is used.
+"""What a product takes as its weight: a matrix in any float type, in DeepSeek's FP8, or in panels of few bits.
 
 So a checkpoint's tensors can stay as they are stored, mapped, until a product asks for them, some rows at a time.
 """
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from gorae.kernels.panels import PANEL, Panels, unpack
 
 BLOCK = 128  # rows and columns of DeepSeek's FP8 that share a scale
 
@@ -31,7 +33,7 @@ class BlockScaled(NamedTuple):
         return self.values.shape
 
 
-Weight = Tensor | BlockScaled
+Weight = Tensor | BlockScaled | Panels
 
 
 class HeldExperts(list[Weight]):
@@ -47,9 +49,19 @@ class HeldExperts(list[Weight]):
         return first if all(is_like) else None
 
     @cached_property
+    def panels(self) -> Panels | None:
+        """The first, where all are panels of its shape and bits. None where they are not."""
+        first, *_ = self
+        if not isinstance(first, Panels):
+            return None
+        is_like = (isinstance(one, Panels) and one[1:] == first[1:] and one.packed.is_contiguous() for one in self)
+        return first if all(is_like) else None
+
+    @cached_property
     def addresses(self) -> Tensor:
         """Where each lies, for a compiled kernel."""
-        return torch.tensor([one.data_ptr() for one in self if isinstance(one, Tensor)])
+        held = (one.packed if isinstance(one, Panels) else one for one in self)
+        return torch.tensor([one.data_ptr() for one in held if isinstance(one, Tensor)])
 
 
 def bands(weight: Weight) -> Iterator[Tensor]:
@@ -61,7 +73,10 @@ def bands(weight: Weight) -> Iterator[Tensor]:
     rows_at_once = max(1, _BAND_ELEMENTS // max(1, num_columns) // BLOCK) * BLOCK
     for begin in range(0, max(1, num_rows), rows_at_once):
         rows = slice(begin, begin + rows_at_once)
-        yield weight[rows].float() if isinstance(weight, Tensor) else _scaled(weight, rows)
+        if isinstance(weight, Panels):
+            yield unpack(weight, begin // PANEL, rows.stop // PANEL)
+        else:
+            yield weight[rows].float() if isinstance(weight, Tensor) else _scaled(weight, rows)
 
 
 def _scaled(weight: BlockScaled, rows: slice) -> Tensor:

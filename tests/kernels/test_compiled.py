@@ -78,6 +78,19 @@ def test_every_instruction_set_gives_the_same_bits(shape):
         assert torch.equal(kernels.rms_norm(x, weight[0], 1e-6), unit)
 
 
+@few_examples
+@given(st.integers(1, 40), st.integers(0, 300), st.sampled_from([(1, 5), (2, 4), (1, 16)]), st.integers(0, 1000))
+def test_every_instruction_set_gives_attention_over_pages_the_same_bits(queries, before, heads, seed):
+    key_heads, num_heads = heads
+    pages = drawn(seed, 12, key_heads, 32, 21).bfloat16()
+    query, table = drawn(1, 1, queries, num_heads * key_heads, 21), torch.arange(12)[None]
+    mixed = kernels.paged_attention(query, pages, pages[..., :13], table, torch.tensor([before]), 0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "CHOSEN", "portable")
+        again = kernels.paged_attention(query, pages, pages[..., :13], table, torch.tensor([before]), 0.3)
+    assert torch.equal(again, mixed)
+
+
 @pytest.mark.parametrize("num_rows", [1, 7])
 @pytest.mark.parametrize("num_inputs", [1, 255, 256, 257, 700])
 def test_a_product_is_chains_of_256_fused_multiply_adds_added_in_order(num_rows, num_inputs):

@@ -6,15 +6,22 @@ from torch import Tensor
 
 from gorae.kernels.backend import WEIGHT_TYPES, native_for
 from gorae.kernels.linear.cpu import linear_cpu
+from gorae.kernels.linear.quantised import linear_quantised
 from gorae.kernels.linear.reference import linear_reference
+from gorae.kernels.panels import Panels
 from gorae.kernels.weights import BlockScaled, bands
 
 
-def linear(x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"] | BlockScaled) -> Float[Tensor, "*rows O"]:
+def linear(
+    x: Float[Tensor, "*rows I"], weight: Float[Tensor, "O I"] | BlockScaled | Panels
+) -> Float[Tensor, "*rows O"]:
     """Multiply every row of float32 `x` by `weight` transposed; a row's bits do not depend on the other rows.
 
-    A weight [O, I] held in a narrower type gives the bits of the float32 matrix of the same values.
+    A weight [O, I] held in a narrower type gives the bits of the float32 matrix of the same values. Panels of 4 and 8
+    bits are inexact: `x` is rounded to 8 bits too, and there are no gradients.
     """
+    if isinstance(weight, Panels) and weight.bits < 16:
+        return linear_quantised(x, weight)
     if isinstance(weight, Tensor) and weight.dtype in WEIGHT_TYPES:
         native = native_for(x, weights=(weight,))
         return linear_reference(x, weight) if native is None else linear_cpu(native, x, weight)
