@@ -45,8 +45,8 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def draw_weights(self, seed: int) -> None:
-        """Normal weights of the configured deviation for every matrix; norms stay one. Without memory there are none."""
-        if self.embedding_WD.is_meta:
+        """Normal weights of the configured deviation for every matrix; norms stay one."""
+        if self.embedding_WD.is_meta:  # without memory there is nothing to draw
             return
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
