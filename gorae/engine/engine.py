@@ -84,7 +84,8 @@ class Engine:
         if prefill_tokens < TILE_KEYS or prefill_tokens % TILE_KEYS:
             raise ValueError(f"prefill_tokens={prefill_tokens} must be {TILE_KEYS} or a multiple of it")
         if cache_tokens is None:
-            cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // cache_bytes_per_token(model.config))
+            token_bytes = cache_bytes_per_token(model.config, is_fast=model.network.is_fast)
+            cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // token_bytes)
         if cache_tokens < TILE_KEYS:
             raise ValueError(f"cache_tokens={cache_tokens} must be at least {TILE_KEYS}, one page of keys")
         self.config, self.tokenizer = model.config, model.tokenizer

@@ -38,7 +38,7 @@ class Runner:
 
     def clear(self) -> None:
         """Free all rows and forget all prefixes."""
-        self.cache = Cache(self.network.config, 0)
+        self.cache = Cache(self.network.config, 0, is_fast=self.network.is_fast)
         self.prefixes = PrefixCache()
         self.num_running = 0
         self.reading: list[tuple[int, ...]] = []

@@ -2,6 +2,6 @@
 
 from gorae.model.cache import Cache, Page
 from gorae.model.moe import MixtureOfExperts
-from gorae.model.network import Features, Network
+from gorae.model.network import Features, Network, made_fast
 
-__all__ = ["Cache", "Features", "MixtureOfExperts", "Network", "Page"]
+__all__ = ["Cache", "Features", "MixtureOfExperts", "Network", "Page", "made_fast"]

@@ -1,5 +1,6 @@
-"""What decoding remembers: the expanded keys and values of every layer, one row a sequence.
+"""What decoding remembers: keys and values of every layer, one row a sequence; in fast mode, latents.
 
+A latent is held as a key of one head, in bfloat16, and its values are none: attention takes them from the key.
 Rows in use are always the first ones, so that a step reads plain views. Knows no request and no sampling.
 """
 
@@ -7,10 +8,24 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gorae.config import ModelConfig
 from gorae.kernels import TILE_KEYS, whole_pages
+
+LATENT_TYPE = torch.bfloat16
+
+
+class Remembered(NamedTuple):
+    """What one layer remembers of sequences, in pages: those of sequence b are `table_BM[b]`.
+
+    starts_B: tokens before those that were added last.
+    """
+
+    keys_NJPK: Tensor
+    table_BM: Tensor
+    starts_B: Tensor
 
 
 class Page(NamedTuple):
@@ -23,13 +38,13 @@ class Page(NamedTuple):
 class Cache:
     """Keys and values of up to `num_rows` sequences; room for tokens grows as they come."""
 
-    def __init__(self, config: ModelConfig, num_rows: int) -> None:
+    def __init__(self, config: ModelConfig, num_rows: int, *, is_fast: bool = False) -> None:
         self.lengths_B = torch.zeros(num_rows, dtype=torch.long)
-        heads = config.key_heads
-        self.layers = [
-            (torch.zeros(num_rows, heads, 0, config.key_dim), torch.zeros(num_rows, heads, 0, config.value_dim))
-            for _ in range(config.num_layers)
-        ]
+        heads, widths, dtype = config.key_heads, (config.key_dim, config.value_dim), torch.float32
+        if is_fast and config.latent_dim is not None:
+            heads, widths, dtype = 1, (config.latent_dim + config.rope_dim, 0), LATENT_TYPE
+        key, value = (torch.zeros(num_rows, heads, 0, width, dtype=dtype) for width in widths)
+        self.layers = [(key, value)] * config.num_layers
 
     @property
     def room(self) -> int:
@@ -73,9 +88,16 @@ class Cache:
         places_BT = start_B[:, None] + torch.arange(num_new)
         views = []
         for held, new in zip(self.layers[layer], (key_BHTK, value_BHTV), strict=True):
-            held[which_B1, :, places_BT] = new.transpose(1, 2)
+            held[which_B1, :, places_BT] = new.transpose(1, 2).to(held.dtype)
             views.append(held[rows, :, :num_held])
         return views[0], views[1]
+
+    def remember(self, layer: int, rows: slice, key_B1TK: Tensor) -> Remembered:
+        """Write T new latents after each row's length; returns all, from the start on."""
+        keys_B1SK, _ = self.extend(layer, rows, key_B1TK, key_B1TK[..., :0])
+        pages = self.layers[layer][0].flatten(0, 2).unflatten(0, (-1, 1, TILE_KEYS))
+        first_B1 = torch.arange(rows.start, rows.stop)[:, None] * (self.room // TILE_KEYS)
+        return Remembered(pages, first_B1 + torch.arange(keys_B1SK.shape[2] // TILE_KEYS), self.lengths_B[rows])
 
     def adopt(self, rows: list[int], source: "Cache", source_rows: list[int]) -> None:
         """Let `rows` remember what `source_rows` of another cache, or of this one, remember."""
@@ -111,3 +133,16 @@ class LayerMemory:
 
     def extend(self, key_BHTK: Tensor, value_BHTV: Tensor) -> tuple[Tensor, Tensor]:
         return self.cache.extend(self.layer, self.rows, key_BHTK, value_BHTV)
+
+    def remember(self, key_B1TK: Tensor) -> Remembered:
+        return self.cache.remember(self.layer, self.rows, key_B1TK)
+
+
+def own_pages(key_BJTK: Tensor) -> Remembered:
+    """Sequences that are read whole and not to be remembered, as pages."""
+    num_rows, num_tokens = len(key_BJTK), key_BJTK.shape[2]
+    num_pages = whole_pages(num_tokens) // TILE_KEYS
+    filled = F.pad(key_BJTK, (0, 0, 0, num_pages * TILE_KEYS - num_tokens))
+    pages_NJPK = filled.unflatten(2, (num_pages, TILE_KEYS)).transpose(1, 2).flatten(0, 1)
+    table_BM = torch.arange(num_rows * num_pages).view(num_rows, num_pages)
+    return Remembered(pages_NJPK, table_BM, torch.zeros(num_rows, dtype=torch.long))

@@ -16,6 +16,8 @@ from gorae.model.rope import softmax_scale
 class GroupedAttention(nn.Module):
     """Plain heads, wholly rotated; biases as the config has them."""
 
+    is_fast = False
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -29,7 +31,10 @@ class GroupedAttention(nn.Module):
         self.value_bias_JV = bias(key_heads * config.value_dim, config.attention_bias)
         self.output_bias_D = bias(model, config.output_bias)
 
-    def forward(self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor, memory: LayerMemory | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None, memory: LayerMemory | None = None
+    ) -> Tensor:
+        assert mask_B1TS is not None, "plain heads look through a mask"
         config = self.config
         query_BHTK = heads_of(shifted(linear(x_BTD, self.query_HKD), self.query_bias_HK), config.num_heads)
         key_BJSK = heads_of(shifted(linear(x_BTD, self.key_JKD), self.key_bias_JK), config.key_heads)

@@ -3,6 +3,7 @@
 Training passes whole sequences; decoding passes a cache and the rows it works on. Both run the same lines.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from gorae.config import ModelConfig
 from gorae.kernels import Routing, linear, rms_norm, rotary_angles, whole_pages
 from gorae.model.block import Block
 from gorae.model.cache import Cache, LayerMemory
+from gorae.model.gqa import GroupedAttention
+from gorae.model.mla import LatentAttention, absorbed_matrices
 from gorae.model.mtp import NextTokenModule
 from gorae.model.rope import angle_scale, rotary_frequencies
 
@@ -40,6 +43,21 @@ class Network(nn.Module):
         self.head_WD = None if config.tie_embeddings else nn.Parameter(torch.empty_like(self.embedding_WD))
         self.mtp = nn.ModuleList(NextTokenModule(config) for _ in range(config.num_mtp_modules))
         self.draw_weights(seed)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether attention takes the form of fast mode; latent attention then has the matrices of that form."""
+        return next(self.attentions()).is_fast
+
+    @is_fast.setter
+    def is_fast(self, is_fast: bool) -> None:
+        for attention in self.attentions():
+            attention.is_fast = is_fast
+
+    def attentions(self) -> Iterator[GroupedAttention | LatentAttention]:
+        for module in self.modules():
+            if isinstance(module, GroupedAttention | LatentAttention):
+                yield module
 
     @torch.no_grad()
     def draw_weights(self, seed: int) -> None:
@@ -75,15 +93,17 @@ class Network(nn.Module):
     def embed(self, token_ids_BT: Tensor) -> Tensor:
         return F.embedding(token_ids_BT, self.embedding_WD).float()
 
-    def places(self, start_B: Tensor, num_tokens: int, *, whole: bool = False) -> tuple[Tensor, Tensor]:
+    def places(self, start_B: Tensor, num_tokens: int, *, whole: bool = False) -> tuple[Tensor, Tensor | None]:
         """Rotary angles [2, B, 1, T, R/2] and causal mask [B, 1, T, S] of `num_tokens` tokens from each start.
 
-        `whole` rounds the keys up to whole pages, as a cache holds them.
+        `whole` rounds the keys up to whole pages, as a cache holds them. The absorbed form takes no mask.
         """
         positions_BT = start_B[:, None] + torch.arange(num_tokens)
         frequencies = rotary_frequencies(self.config)
         angles = rotary_angles(positions_BT, frequencies, angle_scale(self.config))[:, :, None]
         num_keys = int(start_B.max()) + num_tokens
+        if self.is_fast and self.config.latent_dim is not None:
+            return angles, None
         keys_S = torch.arange(whole_pages(num_keys) if whole else num_keys)
         hidden_BTS = keys_S > positions_BT[..., None]
         mask_B1TS = torch.zeros(hidden_BTS.shape).masked_fill_(hidden_BTS, float("-inf"))[:, None]
@@ -106,3 +126,15 @@ class Network(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits [..., W] of features [..., D]."""
         return linear(hidden, self.embedding_WD if self.head_WD is None else self.head_WD)
+
+
+def made_fast(network: Network) -> Network:
+    """Give `network` the form of fast mode, for good: it does not learn any more. Returns the same network."""
+    network.requires_grad_(False)
+    for attention in network.attentions():
+        if isinstance(attention, LatentAttention):
+            pair = absorbed_matrices(attention.latent_up_HKVC, network.config)
+            del attention.latent_up_HKVC
+            attention.key_absorb_HCK, attention.value_up_HVC = (nn.Parameter(one, requires_grad=False) for one in pair)
+    network.is_fast = True
+    return network
