@@ -4,6 +4,7 @@
 #include "experts/cpu.cc"
 #include "linear/cpu.cc"
 #include "paged_attention/cpu.cc"
+#include "peak/cpu.cc"
 #include "rms_norm/cpu.cc"
 #include "sigmoid/cpu.cc"
 #include "swiglu/cpu.cc"
@@ -24,6 +25,7 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::rms_norm,
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,
+    GORAE_SET::multiply_add,
 };
 
 }  // namespace gorae

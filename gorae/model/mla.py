@@ -10,8 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from gorae.config import ModelConfig
-from gorae.kernels import Weight, attention, bands, head_linear, linear, paged_attention, rms_norm, rotate
-from gorae.model.cache import LATENT_TYPE, LayerMemory, own_pages
+from gorae.kernels import (
+    Weight,
+    attention,
+    bands,
+    cached_attention,
+    head_linear,
+    linear,
+    paged_attention,
+    rms_norm,
+    rotate,
+)
+from gorae.model.cache import LayerMemory, own_pages
 from gorae.model.rope import softmax_scale
 
 LATENT_NORM_EPS = 1e-6  # published code normalises latents with this, whatever its rms_norm_eps
@@ -49,24 +59,22 @@ class LatentAttention(nn.Module):
         return linear(mixed_BTHV.flatten(2), self.output_DHV)
 
     def naive(self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None, memory: LayerMemory | None) -> Tensor:
-        assert mask_B1TS is not None, "the naive form looks through a mask"
         query_BHTK = torch.cat(self.query(x_BTD, angles), dim=-1)
-        key_BHSK, value_BHSV = self.key_value(x_BTD, angles)
+        key_BHTK, value_BHTV = self.key_value(x_BTD, angles)
+        scale = softmax_scale(self.config)
         if memory is not None:
-            key_BHSK, value_BHSV = memory.extend(key_BHSK, value_BHSV)
-        return attention(query_BHTK, key_BHSK, value_BHSV, mask_B1TS, softmax_scale(self.config)).transpose(1, 2)
+            return cached_attention(query_BHTK.transpose(1, 2), *memory.extend(key_BHTK, value_BHTV), scale)
+        assert mask_B1TS is not None, "whole sequences are looked at through a mask"
+        return attention(query_BHTK, key_BHTK, value_BHTV, mask_B1TS, scale).transpose(1, 2)
 
     def absorbed(self, x_BTD: Tensor, angles: Tensor, memory: LayerMemory | None) -> Tensor:
         """The latents are rounded to the cache's type before they are used, with a cache and without."""
         latent_BTC, rope_B1TR = self.latent_and_rope(x_BTD, angles)
         key_B1TK = torch.cat((latent_BTC[:, None], rope_B1TR), dim=-1)
-        held = memory.remember(key_B1TK) if memory is not None else own_pages(key_B1TK.to(LATENT_TYPE))
+        held = memory.extend(key_B1TK) if memory else own_pages(key_B1TK, latent_dim=self.config.latent_dim)
         nope, rope = (part.transpose(1, 2) for part in self.query(x_BTD, angles))
         query_BTHK = torch.cat((head_linear(nope, self.key_absorb_HCK), rope), dim=-1)
-        values_N1PC = held.keys_NJPK[..., : latent_BTC.shape[-1]]
-        scale = softmax_scale(self.config)
-        mixed_BTHC = paged_attention(query_BTHK, held.keys_NJPK, values_N1PC, held.table_BM, held.starts_B, scale)
-        return head_linear(mixed_BTHC, self.value_up_HVC)
+        return head_linear(paged_attention(query_BTHK, *held, softmax_scale(self.config)), self.value_up_HVC)
 
     def query(self, x_BTD: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
         """The parts without position and with it, [B, H, T, ·]."""

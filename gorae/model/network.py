@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gorae.config import ModelConfig
-from gorae.kernels import Routing, linear, rms_norm, rotary_angles, whole_pages
+from gorae.kernels import Routing, linear, rms_norm, rotary_angles
 from gorae.model.block import Block
 from gorae.model.cache import Cache, LayerMemory
 from gorae.model.gqa import GroupedAttention
@@ -68,20 +68,19 @@ class Network(nn.Module):
                 parameter.normal_(std=self.config.init_std, generator=generator)
 
     def forward(self, token_ids_BT: Tensor, cache: Cache | None = None, rows: slice | None = None) -> Features:
-        """Features of every position; with a cache, of the tokens that follow what `rows` hold.
+        """Features of every position; with a cache, of the tokens that follow what `rows` hold, which are remembered.
 
-        token_ids_BT: [B, T] integers below vocab_size. Padding goes on the right: no token sees what follows it.
+        token_ids_BT: [B, T] integers below vocab_size. Padding goes on the right: no token sees what follows it. A
+        row's length is for the caller to raise, by the tokens that are no padding. There is no gradient with a cache.
         """
         if cache is None:
             return self.run_blocks(token_ids_BT, torch.zeros(1, dtype=torch.long))
         rows = rows or slice(0, token_ids_BT.shape[0])
-        start_B = cache.lengths_B[rows]
-        cache.reserve(int(start_B.max()) + token_ids_BT.shape[1])
-        memories = [LayerMemory(cache, layer, rows) for layer in range(self.config.num_layers)]
-        return self.run_blocks(token_ids_BT, start_B, memories)
+        memories = cache.memories(rows, token_ids_BT.shape[1])
+        return self.run_blocks(token_ids_BT, cache.lengths_B[rows], memories)
 
     def run_blocks(self, token_ids_BT: Tensor, start_B: Tensor, memories: list[LayerMemory] | None = None) -> Features:
-        angles, mask_B1TS = self.places(start_B, token_ids_BT.shape[1], whole=memories is not None)
+        angles, mask_B1TS = self.places(start_B, token_ids_BT.shape[1], is_masked=memories is None)
         x_BTD = self.embed(token_ids_BT)
         routings = []
         for layer, block in enumerate(self.blocks):
@@ -93,19 +92,17 @@ class Network(nn.Module):
     def embed(self, token_ids_BT: Tensor) -> Tensor:
         return F.embedding(token_ids_BT, self.embedding_WD).float()
 
-    def places(self, start_B: Tensor, num_tokens: int, *, whole: bool = False) -> tuple[Tensor, Tensor | None]:
+    def places(self, start_B: Tensor, num_tokens: int, *, is_masked: bool = True) -> tuple[Tensor, Tensor | None]:
         """Rotary angles [2, B, 1, T, R/2] and causal mask [B, 1, T, S] of `num_tokens` tokens from each start.
 
-        `whole` rounds the keys up to whole pages, as a cache holds them. The absorbed form takes no mask.
+        Attention over pages takes no mask: it is causal.
         """
         positions_BT = start_B[:, None] + torch.arange(num_tokens)
         frequencies = rotary_frequencies(self.config)
         angles = rotary_angles(positions_BT, frequencies, angle_scale(self.config))[:, :, None]
-        num_keys = int(start_B.max()) + num_tokens
-        if self.is_fast and self.config.latent_dim is not None:
+        if self.is_fast or not is_masked:
             return angles, None
-        keys_S = torch.arange(whole_pages(num_keys) if whole else num_keys)
-        hidden_BTS = keys_S > positions_BT[..., None]
+        hidden_BTS = torch.arange(int(start_B.max()) + num_tokens) > positions_BT[..., None]
         mask_B1TS = torch.zeros(hidden_BTS.shape).masked_fill_(hidden_BTS, float("-inf"))[:, None]
         return angles, mask_B1TS
 

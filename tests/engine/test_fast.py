@@ -115,7 +115,6 @@ def test_with_one_thread_and_two_every_probability_has_the_same_bits(fast, promp
 
 
 def test_the_cache_takes_what_the_config_says(fast):
-    cache = Engine(fast).runner.cache
-    cache.resize(3, 64)
-    held = sum(one.nbytes for layer in cache.layers for one in layer)
-    assert held == 3 * 64 * cache_bytes_per_token(fast.config, is_fast=True)
+    layers = Engine(fast, cache_tokens=64).runner.cache.layers
+    held = sum(pages.nbytes for kinds in layers for pages in kinds)
+    assert held == (32 + 64) * cache_bytes_per_token(fast.config, is_fast=True)  # page 0 is nobody's

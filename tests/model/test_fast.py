@@ -8,7 +8,7 @@ from torch import nn
 
 from gorae.config import ModelConfig
 from gorae.kernels import backend, pack
-from gorae.model import Cache, Network, made_fast, mla
+from gorae.model import Cache, Network, cache, made_fast
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_fast_mode_differs_from_exact_mode_by_rounding(network, fast, tokens_BT)
 
 @torch.no_grad()
 def test_with_latents_in_float32_both_forms_are_the_same_function(network, fast, tokens_BT, monkeypatch):
-    monkeypatch.setattr(mla, "LATENT_TYPE", torch.float32)
+    monkeypatch.setattr(cache, "FAST_TYPE", torch.float32)
     # float32 through three layers: rounding of about 1e-6 of logits of some ten
     torch.testing.assert_close(
         fast.logits(fast(tokens_BT).hidden_BTD), network.logits(network(tokens_BT).hidden_BTD), rtol=0, atol=2e-4
@@ -57,15 +57,15 @@ def test_reading_then_decoding_gives_the_bits_of_the_whole_forward(fast, config)
     generator = torch.Generator().manual_seed(0)
     tokens_BT = torch.randint(config.vocab_size, (len(lengths), max(lengths) + num_steps), generator=generator)
     wholes = [fast(tokens_BT[row : row + 1, : length + num_steps]).hidden_BTD[0] for row, length in enumerate(lengths)]
-    cache = cache_for(fast, len(lengths) + 1)
-    read = fast(tokens_BT[:, : max(lengths)], cache)
+    memory = cache_for(fast, len(lengths) + 1)
+    read = fast(tokens_BT[:, : max(lengths)], memory)
     for row, length in enumerate(lengths):
         assert torch.equal(read.hidden_BTD[row, :length], wholes[row][:length])
-    cache.lengths_B[: len(lengths)] = torch.tensor(lengths)
+    memory.lengths_B[: len(lengths)] = torch.tensor(lengths)
     for step in range(num_steps):
         new_BT = torch.stack([tokens_BT[row, length + step] for row, length in enumerate(lengths)])[:, None]
-        hidden_BTD = fast(new_BT, cache, slice(0, len(lengths))).hidden_BTD
-        cache.lengths_B[: len(lengths)] += 1
+        hidden_BTD = fast(new_BT, memory, slice(0, len(lengths))).hidden_BTD
+        memory.lengths_B[: len(lengths)] += 1
         for row, length in enumerate(lengths):
             assert torch.equal(hidden_BTD[row, 0], wholes[row][length + step])
 
@@ -75,10 +75,10 @@ def test_reading_then_decoding_gives_the_bits_of_the_whole_forward(fast, config)
 def test_reading_in_chunks_gives_the_bits_of_reading_at_once(fast, tokens_BT, chunk):
     tokens_BT = tokens_BT.repeat(1, 3)
     whole = fast(tokens_BT).hidden_BTD
-    cache, parts = cache_for(fast, len(tokens_BT)), []
+    memory, parts = cache_for(fast, len(tokens_BT)), []
     for part_BT in tokens_BT.split(chunk, dim=1):
-        parts.append(fast(part_BT, cache).hidden_BTD)
-        cache.lengths_B += part_BT.shape[1]
+        parts.append(fast(part_BT, memory).hidden_BTD)
+        memory.lengths_B += part_BT.shape[1]
     assert torch.equal(torch.cat(parts, dim=1), whole)
 
 
@@ -94,7 +94,7 @@ def test_one_and_two_threads_give_the_same_bits(fast, tokens_BT):
 
 @torch.no_grad()
 def test_further_tokens_are_predicted_in_fast_mode_too(network, fast, tokens_BT, monkeypatch):
-    monkeypatch.setattr(mla, "LATENT_TYPE", torch.float32)
+    monkeypatch.setattr(cache, "FAST_TYPE", torch.float32)
     exact, found = (one.predict_further(one(tokens_BT), tokens_BT) for one in (network, fast))
     assert len(exact) == len(found) == len(network.mtp)
     for one, other in zip(exact, found, strict=True):
