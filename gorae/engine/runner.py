@@ -45,14 +45,16 @@ class Runner:
         return self.num_running + len(self.reading)
 
     @torch.inference_mode()
-    def decode(self, token_ids: list[int]) -> Tensor:
-        """Append one token to every running row; returns the log-probabilities [B, W] of the next."""
+    def decode(self, token_ids: list[int]) -> tuple[Passage, Tensor]:
+        """Append one token to every running row; returns the pass and the log-probabilities [B, W] of the next."""
         rows = slice(0, self.num_running)
-        self.make_room([length + 1 for length in self.cache.lengths_B[rows].tolist()])
-        hidden_BTD = self.network(torch.tensor(token_ids)[:, None], self.cache, rows).hidden_BTD
+        starts = self.cache.lengths_B[rows].tolist()
+        self.make_room([start + 1 for start in starts])
+        features = self.network(torch.tensor(token_ids)[:, None], self.cache, rows)
+        passage = Passage(starts, [1] * len(token_ids), features)
         self.cache.lengths_B[rows] += 1
         self.bill(len(token_ids), context=self.cache.lengths_B[rows].double().mean().item())
-        return self.log_probs(hidden_BTD[:, 0])
+        return passage, self.log_probs(passage.features.hidden_BTD[:, 0])
 
     @torch.inference_mode()
     def begin(self, known: Mapping[tuple[int, ...], Sequence[int]]) -> None:

@@ -6,7 +6,7 @@ from gorae.recipes.measure import evaluate_folder
 from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
-from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_speed
+from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measure_speed
 
 __all__ = [
     "STAGES",
@@ -19,6 +19,7 @@ __all__ = [
     "SpeedReport",
     "evaluate_folder",
     "make_models",
+    "measure_peaks",
     "measure_speed",
     "model_name",
     "report",
