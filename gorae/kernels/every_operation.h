@@ -3,8 +3,11 @@
 #include "attention/cpu.cc"
 #include "experts/cpu.cc"
 #include "linear/cpu.cc"
+#include "log_softmax/cpu.cc"
 #include "paged_attention/cpu.cc"
 #include "rms_norm/cpu.cc"
+#include "rotary/cpu.cc"
+#include "routing/cpu.cc"
 #include "sigmoid/cpu.cc"
 #include "swiglu/cpu.cc"
 
@@ -24,6 +27,9 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::rms_norm,
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,
+    GORAE_SET::log_softmax,
+    GORAE_SET::rotate,
+    GORAE_SET::route,
 };
 
 }  // namespace gorae

@@ -133,6 +133,31 @@ struct PagedAttention {
     float* y;  // [B, T, H, V]
 };
 
+// x turned pair by pair: rows [A, B, C, 2 · half] in memory order of y, with the steps of x and of the cosines between
+// them. Backwards turns by the opposite angles.
+struct Rotation {
+    const float* x;
+    const float* cosine;
+    float* y;
+    long sizes[3], x_steps[3], angle_steps[3];
+    long from_cosine_to_sine, half;
+    bool is_interleaved, is_back;
+};
+
+// Which experts each token uses. No bias is null; the kernel fills in what comes last.
+struct Choice {
+    Matrix<const float> logits;  // [N, E]
+    const float* bias;           // [E]
+    long active;
+    bool is_softmax;
+    long groups, active_groups;
+    bool normalizes;
+    float scale;
+    float* scores;          // [N, E]
+    std::int64_t* experts;  // [N, A], best first
+    float* weights;         // [N, A]
+};
+
 // What there is for one kind of weight.
 template <class Weight>
 struct Products {
@@ -157,6 +182,10 @@ struct Operations {
     // y = 1 / (1 + exp(-x)), and y = silu(gate) · up, element by element
     void (*sigmoid)(const float* x, float* y, long count, int threads);
     void (*swiglu)(const float* gate, const float* up, float* y, long count, int threads);
+    // y = x - max(x) - log Σ exp(x - max(x)), row by row
+    void (*log_softmax)(Matrix<const float> x, Matrix<float> y, int threads);
+    void (*rotate)(const Rotation& job, int threads);
+    void (*route)(const Choice& job, int threads);
 };
 
 extern const Operations portable_operations;
