@@ -3,6 +3,7 @@
 from gorae.engine.engine import Engine, Event, ServableModel
 from gorae.engine.lines import DECODED, LINES, Line, Trial, obstacle, random_prompts
 from gorae.engine.request import Output, SamplingParams
+from gorae.engine.routings import Routings
 
 __all__ = [
     "DECODED",
@@ -11,6 +12,7 @@ __all__ = [
     "Event",
     "Line",
     "Output",
+    "Routings",
     "SamplingParams",
     "ServableModel",
     "Trial",
