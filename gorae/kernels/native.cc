@@ -225,6 +225,7 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
             operations.multiply_add(rounds, reinterpret_cast<float*>(results), threads);
         },
         Release());
+    set.def(
         "panel_linear",
         [&operations](Address x, long rows, long heads, long inputs, long x_row, long x_head, Address panels, int bits,
                       long outputs, Address y, int threads) {
@@ -282,6 +283,10 @@ NB_MODULE(native, module) {
         bind(module, "avx2", avx2_operations);
         names.append("avx2");
     }
+#endif
+#ifdef __aarch64__
+    bind(module, "neon", neon_operations);
+    names.append("neon");
 #endif
     bind(module, "portable", portable_operations);
     names.append("portable");
