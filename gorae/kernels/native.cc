@@ -327,6 +327,10 @@ NB_MODULE(native, module) {
         names.append("avx2");
     }
 #endif
+#ifdef __aarch64__
+    bind(module, "neon", neon_operations);
+    names.append("neon");
+#endif
     bind(module, "portable", portable_operations);
     names.append("portable");
     module.attr("instruction_sets") = names;

@@ -239,6 +239,9 @@ extern const Operations portable_operations;
 #ifdef __x86_64__
 extern const Operations avx2_operations, avx512_operations;
 #endif
+#ifdef __aarch64__
+extern const Operations neon_operations;
+#endif
 
 // Memory of the calling thread, one for each `use`, that stays until a call asks for more; aligned to a cache line.
 enum Use { PANELS = 0, SCORES = 1, ROUNDED = 2, USES = 3 };
