@@ -5,11 +5,12 @@ gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` ro
 `cpu.cc` has compiled kernels too, which keep one order of summation; backend.py says which of the two runs.
 """
 
-from gorae.kernels.attention import attention
+from gorae.kernels.attention import attention, cached_attention
 from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.experts import expert_mlp
 from gorae.kernels.head_linear import head_linear
 from gorae.kernels.linear import linear
+from gorae.kernels.log_softmax import log_softmax
 from gorae.kernels.paged_attention import paged_attention
 from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
 from gorae.kernels.peak import multiply_add
@@ -34,11 +35,13 @@ __all__ = [
     "Weight",
     "attention",
     "bands",
+    "cached_attention",
     "expert_load",
     "expert_mlp",
     "head_linear",
     "kernels_in_use",
     "linear",
+    "log_softmax",
     "multiply_add",
     "pack",
     "paged_attention",

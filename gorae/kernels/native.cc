@@ -105,12 +105,21 @@ Pages<Number> pages_of(const Steps& steps) {
     return {reinterpret_cast<const Number*>(address), page, head, token};
 }
 
+// Of struct PageTable.
+using Places = std::tuple<Address, long, long>;
+
+PageTable table_of(const Places& places) {
+    auto [address, row, page_tokens] = places;
+    return {reinterpret_cast<const std::int64_t*>(address), row, page_tokens};
+}
+
 void require_experts(const std::int64_t* chosen, long num_choices, long num_experts) {
     for (long choice = 0; choice < num_choices; ++choice)
         if (chosen[choice] < 0 || chosen[choice] >= num_experts)
             throw nb::index_error("a token chose an expert that is none");
 }
 
+using Three = std::tuple<long, long, long>;
 using Release = nb::call_guard<nb::gil_scoped_release>;
 
 void bind(nb::module_& parent, const char* name, const Operations& operations) {
@@ -166,30 +175,31 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
         });
     set.def(
         "attention",
-        [&operations](Steps query, Steps key, Steps value, std::tuple<Address, long, long> mask,
-                      std::tuple<long, long, long, long, long, long> sizes, float scale, Address seen, Address y,
-                      int threads) {
+        [&operations](Steps query, Steps key, Steps value, std::tuple<Places, Places> tables, Address starts,
+                      std::tuple<Address, long, long> mask, std::tuple<long, long, long, long, long, long, long> sizes,
+                      float scale, Address seen, Address y, int threads) {
             auto [mask_at, mask_sequence, mask_query] = mask;
-            auto [sequences, heads, queries, keys, key_width, value_width] = sizes;
-            operations.attention({heads_of(query), heads_of(key), heads_of(value),
+            auto [sequences, heads, key_heads, queries, keys, key_width, value_width] = sizes;
+            operations.attention({heads_of(query), pages_of<float>(key), pages_of<float>(value),
+                                  table_of(std::get<0>(tables)), table_of(std::get<1>(tables)),
+                                  reinterpret_cast<const std::int64_t*>(starts),
                                   reinterpret_cast<const float*>(mask_at), mask_sequence, mask_query, sequences, heads,
-                                  queries, keys, key_width, value_width, scale, reinterpret_cast<std::int64_t*>(seen),
-                                  reinterpret_cast<float*>(y)},
+                                  key_heads, queries, keys, key_width, value_width, scale,
+                                  reinterpret_cast<std::int64_t*>(seen), reinterpret_cast<float*>(y)},
                                  threads);
         },
         Release());
     set.def(
         "paged_attention",
-        [&operations](Steps query, Steps key, Steps value, bool is_bfloat16, std::tuple<Address, long, Address> tables,
-                      std::tuple<long, long, long, long, long, long, long> sizes, float scale, Address y, int threads) {
-            auto [table, table_row, starts] = tables;
-            auto [sequences, heads, key_heads, queries, page_tokens, key_width, value_width] = sizes;
+        [&operations](Steps query, Steps key, Steps value, bool is_bfloat16, std::tuple<Places, Address> tables,
+                      std::tuple<long, long, long, long, long, long> sizes, float scale, Address y, int threads) {
+            auto [table, starts] = tables;
+            auto [sequences, heads, key_heads, queries, key_width, value_width] = sizes;
             auto job = [&](auto number) {
                 using Number = decltype(number);
                 return PagedAttention<Number>{heads_of(query), pages_of<Number>(key), pages_of<Number>(value),
-                                              reinterpret_cast<const std::int64_t*>(table), table_row,
-                                              reinterpret_cast<const std::int64_t*>(starts), sequences, heads,
-                                              key_heads, queries, page_tokens, key_width, value_width, scale,
+                                              table_of(table), reinterpret_cast<const std::int64_t*>(starts),
+                                              sequences, heads, key_heads, queries, key_width, value_width, scale,
                                               reinterpret_cast<float*>(y)};
             };
             if (is_bfloat16)
@@ -225,6 +235,7 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
             operations.multiply_add(rounds, reinterpret_cast<float*>(results), threads);
         },
         Release());
+    set.def(
         "panel_linear",
         [&operations](Address x, long rows, long heads, long inputs, long x_row, long x_head, Address panels, int bits,
                       long outputs, Address y, int threads) {
@@ -250,6 +261,39 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                                       matrix<float>(y, tokens, width, width)},
                                      threads);
         });
+    set.def(
+        "log_softmax",
+        [&operations](Address x, long rows, long width, long x_stride, Address y, int threads) {
+            operations.log_softmax(matrix<const float>(x, rows, width, x_stride), matrix<float>(y, rows, width, width),
+                                   threads);
+        },
+        Release());
+    set.def(
+        "rotate",
+        [&operations](Address x, Three x_steps, Address cosine, Three angle_steps, long from_cosine_to_sine, Three sizes,
+                      long half, bool is_interleaved, bool is_back, Address y, int threads) {
+            const auto three = [](const Three& held, long* to) { std::tie(to[0], to[1], to[2]) = held; };
+            Rotation job{reinterpret_cast<const float*>(x), reinterpret_cast<const float*>(cosine),
+                         reinterpret_cast<float*>(y), {}, {}, {}, from_cosine_to_sine, half, is_interleaved, is_back};
+            three(sizes, job.sizes);
+            three(x_steps, job.x_steps);
+            three(angle_steps, job.angle_steps);
+            operations.rotate(job, threads);
+        },
+        Release());
+    set.def(
+        "route",
+        [&operations](Address logits, long tokens, long num_experts, long stride, Address bias,
+                      std::tuple<long, bool, long, long, bool, float> rule, Address scores, Address experts,
+                      Address weights, int threads) {
+            auto [active, is_softmax, groups, active_groups, normalizes, scale] = rule;
+            operations.route({matrix<const float>(logits, tokens, num_experts, stride),
+                              reinterpret_cast<const float*>(bias), active, is_softmax, groups, active_groups,
+                              normalizes, scale, reinterpret_cast<float*>(scores),
+                              reinterpret_cast<std::int64_t*>(experts), reinterpret_cast<float*>(weights)},
+                             threads);
+        },
+        Release());
 }
 
 bool has_avx2() {
@@ -282,6 +326,10 @@ NB_MODULE(native, module) {
         bind(module, "avx2", avx2_operations);
         names.append("avx2");
     }
+#endif
+#ifdef __aarch64__
+    bind(module, "neon", neon_operations);
+    names.append("neon");
 #endif
     bind(module, "portable", portable_operations);
     names.append("portable");

@@ -108,15 +108,7 @@ struct Heads {
     }
 };
 
-struct Attention {
-    Heads query, key, value;
-    const float* mask;  // [B or 1, T, S]: 0 where a query may look, minus infinity where not
-    long mask_sequence, mask_query;  // steps; the first is 0 where one mask serves all sequences
-    long sequences, heads, queries, keys, key_width, value_width;
-    float scale;
-    std::int64_t* seen;  // [B or 1, T]: the kernel fills in how many keys there are up to the last one seen
-    float* y;            // [B, T, H, V]
-};
+
 
 // Numbers of a token of one key head lie side by side: the steps from one page, key head and token to the next.
 template <class Number>
@@ -125,14 +117,39 @@ struct Pages {
     long page, head, token;
 };
 
+// Where the pages of sequences lie: page n of sequence b is number places[b * row + n]. Without places sequences lie
+// whole, one `row` steps after the other.
+struct PageTable {
+    const std::int64_t* places;
+    long row, page_tokens;
+
+    template <class Number>
+    const Number* page(const Pages<Number>& pages, long sequence, long head, long number) const {
+        const long at = places ? places[sequence * row + number] * pages.page : sequence * row + number * pages.page;
+        return pages.numbers + at + head * pages.head;
+    }
+};
+
+struct Attention {
+    Heads query;
+    Pages<float> key, value;
+    PageTable key_table, value_table;
+    const std::int64_t* starts;  // [B]: tokens before the first query, which sees those up to its own; or else a mask
+    const float* mask;           // [B or 1, T, S]: 0 where a query may look, minus infinity where not
+    long mask_sequence, mask_query;  // steps; the first is 0 where one mask serves all sequences
+    long sequences, heads, key_heads, queries, keys, key_width, value_width;
+    float scale;
+    std::int64_t* seen;  // [B or 1, T]: the kernel fills in how many keys there are up to the last one seen
+    float* y;            // [B, T, H, V]
+};
+
 template <class Number>
 struct PagedAttention {
     Heads query;
-    Pages<Number> key, value;   // of one address: a token's value is the beginning of its key
-    const std::int64_t* table;  // [B, pages]: where the pages of a sequence lie
-    long table_row;
+    Pages<Number> key, value;  // of one address: a token's value is the beginning of its key
+    PageTable table;
     const std::int64_t* starts;  // [B]: tokens before the first query
-    long sequences, heads, key_heads, queries, page_tokens, key_width, value_width;
+    long sequences, heads, key_heads, queries, key_width, value_width;
     float scale;
     float* y;  // [B, T, H, V]
 };
@@ -156,6 +173,31 @@ struct PanelExperts {
     const std::int64_t *gate, *up, *down;  // [E]
     int bits, down_bits;
     Matrix<float> y;  // [N, D]
+};
+
+// x turned pair by pair: rows [A, B, C, 2 · half] in memory order of y, with the steps of x and of the cosines between
+// them. Backwards turns by the opposite angles.
+struct Rotation {
+    const float* x;
+    const float* cosine;
+    float* y;
+    long sizes[3], x_steps[3], angle_steps[3];
+    long from_cosine_to_sine, half;
+    bool is_interleaved, is_back;
+};
+
+// Which experts each token uses. No bias is null; the kernel fills in what comes last.
+struct Choice {
+    Matrix<const float> logits;  // [N, E]
+    const float* bias;           // [E]
+    long active;
+    bool is_softmax;
+    long groups, active_groups;
+    bool normalizes;
+    float scale;
+    float* scores;          // [N, E]
+    std::int64_t* experts;  // [N, A], best first
+    float* weights;         // [N, A]
 };
 
 // What there is for one kind of weight.
@@ -187,11 +229,18 @@ struct Operations {
     // y = x Wᵀ and the routed experts, with weights of few bits and inputs rounded to 8
     void (*panel_linear)(const PanelLinear& job, int threads);
     void (*panel_experts)(const PanelExperts& job, int threads);
+    // y = x - max(x) - log Σ exp(x - max(x)), row by row
+    void (*log_softmax)(Matrix<const float> x, Matrix<float> y, int threads);
+    void (*rotate)(const Rotation& job, int threads);
+    void (*route)(const Choice& job, int threads);
 };
 
 extern const Operations portable_operations;
 #ifdef __x86_64__
 extern const Operations avx2_operations, avx512_operations;
+#endif
+#ifdef __aarch64__
+extern const Operations neon_operations;
 #endif
 
 // Memory of the calling thread, one for each `use`, that stays until a call asks for more; aligned to a cache line.
