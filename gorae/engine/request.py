@@ -140,9 +140,19 @@ class Request:
         return len(self.prompt_ids) + len(self.token_ids)
 
     @property
+    def num_left(self) -> int:
+        """Tokens that it may still get."""
+        return self.params.max_tokens - len(self.token_ids)
+
+    @property
     def sequence(self) -> tuple[int, ...]:
         """Prompt and reply: what has to be read before the next token can be sampled."""
         return (*self.prompt_ids, *self.token_ids)
+
+    def tokens_from(self, place: int) -> list[int]:
+        """The sequence from a place on."""
+        written = place - len(self.prompt_ids)
+        return self.token_ids[written:] if written >= 0 else [*self.prompt_ids[place:], *self.token_ids]
 
     def output(self, tokenizer: Tokenizer | None) -> Output:
         text = tokenizer.decode(self.token_ids) if tokenizer else ""

@@ -49,18 +49,24 @@ class Runner:
         return self.num_running + len(self.reading)
 
     @torch.inference_mode()
-    def decode(self, token_ids: list[int]) -> tuple[Passage, Tensor]:
-        """Append one token to every running row; returns the pass and the log-probabilities [B, W] of the next."""
-        self.make_room(self.num_rows, self.longest(1))
+    def decode(self, token_ids: Sequence[list[int]]) -> tuple[Passage, Tensor]:
+        """Append tokens to every running row; returns the pass, and the log-probabilities [N, W] after each token."""
+        counts_B = torch.tensor([len(tokens) for tokens in token_ids])
+        num_new = int(counts_B.max())
+        self.make_room(self.num_rows, self.longest(num_new))
         rows = slice(0, self.num_running)
-        passage = Passage(
-            self.cache.lengths_B[rows].tolist(),
-            [1] * len(token_ids),
-            self.network(torch.tensor(token_ids)[:, None], self.cache, rows),
-        )
-        self.cache.lengths_B[rows] += 1
-        self.bill(len(token_ids), context=self.cache.lengths_B[rows].double().mean().item())
-        return passage, self.log_probs(passage.features.hidden_BTD[:, 0])
+        tokens_BT = torch.tensor([tokens + tokens[-1:] * (num_new - len(tokens)) for tokens in token_ids])
+        starts = self.cache.lengths_B[rows].tolist()
+        features = self.network(tokens_BT, self.cache, rows)
+        self.cache.lengths_B[rows] += counts_B
+        self.bill(tokens_BT.numel(), context=sum(starts) / len(starts) + (num_new + 1) / 2)
+        is_own_BT = torch.arange(num_new) < counts_B[:, None]
+        return Passage(starts, counts_B.tolist(), features), self.log_probs(features.hidden_BTD[is_own_BT])
+
+    @torch.inference_mode()
+    def take_back(self, lengths: list[int]) -> None:
+        """Let running rows hold so many tokens, and forget those after them."""
+        self.cache.lengths_B[: self.num_running] = torch.tensor(lengths, dtype=torch.long)
 
     @torch.inference_mode()
     def begin(self, known: Mapping[tuple[int, ...], Sequence[Page]], *, reach: int) -> None:

@@ -12,6 +12,14 @@ from torch import Tensor
 from gorae.engine.request import SamplingParams
 
 
+def draw(
+    log_probs_BW: Tensor, params: Sequence[SamplingParams], seeds: Sequence[int], written: Sequence[list[int]]
+) -> list[int]:
+    """The next token of every row, after the tokens `written` so far."""
+    numbers_B = uniforms(list(seeds), [len(tokens) for tokens in written])
+    return sample(adjusted(log_probs_BW, params, written), params, numbers_B).tolist()
+
+
 def sample(scores_BW: Tensor, params: Sequence[SamplingParams], uniforms_B: Tensor) -> Tensor:
     """Token ids [B], by inverse transform of softmax(scores / temperature), cut as asked; temperature 0 is greedy."""
     greedy_B = scores_BW.argmax(-1)

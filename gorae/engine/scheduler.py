@@ -49,8 +49,21 @@ class Reading:
 
 def tokens_held(running: Sequence[Request], reading: Reading, *, spare: int = 0) -> int:
     """Tokens of cache that requests take: a row each, all as long as the longest, `spare` tokens and whole pages."""
-    longest = max([request.num_tokens for request in running] + ([reading.reach] if reading.requests else []))
-    return (len(running) + len(reading.requests)) * whole_pages(longest + spare)
+    return (len(running) + len(reading.requests)) * whole_pages(longest_row(running, reading) + spare)
+
+
+def longest_row(running: Sequence[Request], reading: Reading) -> int:
+    """Tokens of the longest row, the next one of running requests included."""
+    return max([request.num_tokens for request in running] + ([reading.reach] if reading.requests else []), default=0)
+
+
+def spare_tokens(running: Sequence[Request], reading: Reading, cache_tokens: int) -> int:
+    """Tokens by which every row may grow beyond what requests take now."""
+    longest = max(
+        [request.num_tokens for request in running] + ([reading.reach] if reading.requests else []), default=0
+    )
+    num_rows = max(1, len(running) + len(reading.requests))
+    return cache_tokens // TILE_KEYS // num_rows * TILE_KEYS - longest
 
 
 def next_reading(

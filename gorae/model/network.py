@@ -103,6 +103,16 @@ class Network(nn.Module):
             predictions.append(Features(hidden, [routing]))
         return predictions
 
+    def predict_next(self, hidden_BTD: Tensor, next_ids_BT: Tensor, cache: Cache, rows: slice) -> Tensor:
+        """Features of the first MTP module, of places that follow what `rows` of a cache of its own hold.
+
+        hidden_BTD are features of tokens, next_ids_BT the tokens after these; the result predicts those after them.
+        """
+        start_B = cache.lengths_B[rows]
+        cache.reserve(int(start_B.max()) + next_ids_BT.shape[1])
+        angles, mask = self.places(start_B, next_ids_BT.shape[1], whole=True)
+        return self.mtp[0](hidden_BTD, self.embed(next_ids_BT), angles, mask, LayerMemory(cache, 0, rows))[0]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits [..., W] of features [..., D]."""
         return linear(hidden, self.embedding_WD if self.head_WD is None else self.head_WD)
