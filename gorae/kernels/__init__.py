@@ -12,6 +12,7 @@ from gorae.kernels.head_linear import head_linear
 from gorae.kernels.linear import linear
 from gorae.kernels.paged_attention import paged_attention
 from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
+from gorae.kernels.peak import multiply_add
 from gorae.kernels.rms_norm import rms_norm
 from gorae.kernels.rotary import rotary_angles, rotate
 from gorae.kernels.routing import Routing, expert_load, route
@@ -38,6 +39,7 @@ __all__ = [
     "head_linear",
     "kernels_in_use",
     "linear",
+    "multiply_add",
     "pack",
     "paged_attention",
     "panel_bytes",

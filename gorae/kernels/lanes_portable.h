@@ -66,6 +66,18 @@ inline float widened(Bfloat16 number) {
     return wide;
 }
 
+inline float widened(Float8 number) {
+    if ((number.bits & 0x7f) == 0x7f) return NAN;
+    const int exponent = number.bits >> 3 & 15, mantissa = number.bits & 7;
+    const float size = exponent ? std::ldexp(8.0f + mantissa, exponent - 10) : std::ldexp(float(mantissa), -9);
+    return number.bits & 0x80 ? -size : size;
+}
+
+inline void load_halves(const Bfloat16* from, Lanes& left, Lanes& right) {
+    left = each_lane([&](int i) { return widened(from[2 * i]); });
+    right = each_lane([&](int i) { return widened(from[2 * i + 1]); });
+}
+
 inline Lanes load(const Bfloat16* from) {
     return each_lane([&](int i) { return widened(from[i]); });
 }

@@ -19,8 +19,8 @@ float* scratch(Use use, std::size_t floats) {
     struct Free {
         void operator()(float* memory) const { std::free(memory); }
     };
-    thread_local std::unique_ptr<float, Free> memories[2];
-    thread_local std::size_t sizes[2] = {};
+    thread_local std::unique_ptr<float, Free> memories[USES];
+    thread_local std::size_t sizes[USES] = {};
     auto& memory = memories[use];
     auto& held = sizes[use];
     if (floats > held) {
@@ -43,15 +43,52 @@ Matrix<Number> matrix(std::uintptr_t address, long rows, long columns, long stri
 
 using Address = std::uintptr_t;
 
-// A matrix an expert: the address of their addresses or 0, the address of the first, and the numbers from one expert to
-// the next and from one row to the next.
-using Table = std::tuple<Address, Address, long, long>;
+// The kinds of weights, as gorae/kernels/weights.py numbers them.
+enum Kind { FLOAT32, BFLOAT16, HALF_PANELS, BLOCK_SCALED };
+
+// Where a weight lies: its address, that of its scales or 0, and the numbers from one row to the next of both. For a
+// matrix an expert there are the address of their addresses or 0, that of the first, and in the place of the scales'
+// stride what lies from one expert to the next; with scales, the addresses of their addresses.
+using Place = std::tuple<Address, Address, long, long>;
 
 template <class Number>
-Experts<Number> experts_of(const Table& table, long rows, long columns) {
-    auto [addresses, first, spacing, stride] = table;
-    return {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const Number*>(first), spacing, rows,
-            columns, stride};
+void locate(Matrix<const Number>& weight, const Place& place, long rows, long columns) {
+    auto [address, none, stride, nothing] = place;
+    weight = {reinterpret_cast<const Number*>(address), rows, columns, stride};
+}
+void locate(HalfPanels& weight, const Place& place, long rows, long columns) {
+    weight = {reinterpret_cast<const Bfloat16*>(std::get<0>(place)), rows, columns};
+}
+void locate(BlockScaled& weight, const Place& place, long rows, long columns) {
+    auto [address, scales, stride, scale_stride] = place;
+    weight = {reinterpret_cast<const Float8*>(address), reinterpret_cast<const float*>(scales), rows, columns, stride,
+              scale_stride};
+}
+
+template <class Number>
+void locate(Experts<Matrix<const Number>>& weights, const Place& place, long rows, long columns) {
+    auto [addresses, first, stride, spacing] = place;
+    weights = {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const Number*>(first), spacing, rows,
+               columns, stride};
+}
+void locate(Experts<HalfPanels>& weights, const Place& place, long rows, long columns) {
+    weights = {reinterpret_cast<const std::int64_t*>(std::get<0>(place)), rows, columns};
+}
+void locate(Experts<BlockScaled>& weights, const Place& place, long rows, long columns) {
+    auto [addresses, scales, stride, scale_stride] = place;
+    weights = {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const std::int64_t*>(scales), rows,
+               columns, stride, scale_stride};
+}
+
+// run(the products of the kind, a weight of it)
+template <class Run>
+void for_kind(const Operations& operations, int kind, const Run& run) {
+    switch (kind) {
+        case FLOAT32: return run(operations.float32, Matrix<const float>{});
+        case BFLOAT16: return run(operations.bfloat16, Matrix<const Bfloat16>{});
+        case HALF_PANELS: return run(operations.half_panels, HalfPanels{});
+        case BLOCK_SCALED: return run(operations.block_scaled, BlockScaled{});
+    }
 }
 
 // An address, and the steps of struct Heads.
@@ -68,44 +105,49 @@ Pages<Number> pages_of(const Steps& steps) {
     return {reinterpret_cast<const Number*>(address), page, head, token};
 }
 
+void require_experts(const std::int64_t* chosen, long num_choices, long num_experts) {
+    for (long choice = 0; choice < num_choices; ++choice)
+        if (chosen[choice] < 0 || chosen[choice] >= num_experts)
+            throw nb::index_error("a token chose an expert that is none");
+}
+
 using Release = nb::call_guard<nb::gil_scoped_release>;
 
 void bind(nb::module_& parent, const char* name, const Operations& operations) {
     nb::module_ set = parent.def_submodule(name);
     set.def(
         "linear",
-        [&operations](Address x, long rows, long x_stride, Address weight, bool is_bfloat16, long outputs, long inputs,
-                      long weight_stride, Address y, int threads) {
-            auto input = matrix<const float>(x, rows, inputs, x_stride);
-            auto output = matrix<float>(y, rows, outputs, outputs);
-            if (is_bfloat16)
-                operations.linear_bfloat16(input, matrix<const Bfloat16>(weight, outputs, inputs, weight_stride),
-                                           output, threads);
-            else
-                operations.linear_float32(input, matrix<const float>(weight, outputs, inputs, weight_stride), output,
-                                          threads);
+        [&operations](Address x, long rows, long x_stride, int kind, Place place, long outputs, long inputs, Address y,
+                      int threads) {
+            for_kind(operations, kind, [&](const auto& products, auto weight) {
+                locate(weight, place, outputs, inputs);
+                products.linear(matrix<const float>(x, rows, inputs, x_stride), weight,
+                                matrix<float>(y, rows, outputs, outputs), threads);
+            });
         },
         Release());
     set.def(
         "expert_mlp",
         [&operations](Address x, long tokens, long width, long x_stride, Address experts, Address weights, long active,
-                      long num_experts, long inner, bool is_bfloat16, Table gate, Table up, Table down, Address sheet,
+                      long num_experts, long inner, int kind, Place gate, Place up, Place down, Address sheet,
                       Address saved, Address workspace, Address y, int threads) {
-            auto job = [&](auto number) {
-                using Number = decltype(number);
+            auto chosen = reinterpret_cast<const std::int64_t*>(experts);
+            require_experts(chosen, tokens * active, num_experts);
+            nb::gil_scoped_release release;
+            for_kind(operations, kind, [&](const auto& products, auto weight) {
                 const long choices = tokens * active;
                 auto integers = reinterpret_cast<std::int64_t*>(sheet);
                 auto gates = reinterpret_cast<float*>(saved), ups = gates + choices * inner;
                 auto hidden = reinterpret_cast<float*>(workspace), inputs = hidden + choices * inner;
-                return ExpertMlp<Number>{
+                ExpertMlp<decltype(weight)> job{
                     matrix<const float>(x, tokens, width, x_stride),
-                    reinterpret_cast<const std::int64_t*>(experts),
+                    chosen,
                     reinterpret_cast<const float*>(weights),
                     active,
                     num_experts,
-                    experts_of<Number>(gate, inner, width),
-                    experts_of<Number>(up, inner, width),
-                    experts_of<Number>(down, width, inner),
+                    {},
+                    {},
+                    {},
                     integers,
                     integers + choices,
                     integers + 2 * choices,
@@ -116,16 +158,11 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                     {inputs + choices * width, choices, width, width},
                     matrix<float>(y, tokens, width, width),
                 };
-            };
-            auto chosen = reinterpret_cast<const std::int64_t*>(experts);
-            for (long choice = 0; choice < tokens * active; ++choice)
-                if (chosen[choice] < 0 || chosen[choice] >= num_experts)
-                    throw nb::index_error("a token chose an expert that is none");
-            nb::gil_scoped_release release;
-            if (is_bfloat16)
-                operations.expert_mlp_bfloat16(job(Bfloat16{}), threads);
-            else
-                operations.expert_mlp_float32(job(float{}), threads);
+                locate(job.gate, gate, inner, width);
+                locate(job.up, up, inner, width);
+                locate(job.down, down, width, inner);
+                products.expert_mlp(job, threads);
+            });
         });
     set.def(
         "attention",
@@ -182,6 +219,37 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                               reinterpret_cast<float*>(y), count, threads);
         },
         Release());
+    set.def(
+        "multiply_add",
+        [&operations](long rounds, Address results, int threads) {
+            operations.multiply_add(rounds, reinterpret_cast<float*>(results), threads);
+        },
+        Release());
+        "panel_linear",
+        [&operations](Address x, long rows, long heads, long inputs, long x_row, long x_head, Address panels, int bits,
+                      long outputs, Address y, int threads) {
+            operations.panel_linear({reinterpret_cast<const float*>(x), rows, heads, inputs, x_row, x_head,
+                                     reinterpret_cast<const std::uint8_t*>(panels), bits, outputs,
+                                     reinterpret_cast<float*>(y)},
+                                    threads);
+        },
+        Release());
+    set.def(
+        "panel_experts",
+        [&operations](Address x, long tokens, long width, long x_stride, Address experts, Address weights, long active,
+                      long num_experts, long inner, Address gate, Address up, Address down, int bits, int down_bits,
+                      Address y, int threads) {
+            auto chosen = reinterpret_cast<const std::int64_t*>(experts);
+            require_experts(chosen, tokens * active, num_experts);
+            nb::gil_scoped_release release;
+            operations.panel_experts({matrix<const float>(x, tokens, width, x_stride), chosen,
+                                      reinterpret_cast<const float*>(weights), active, num_experts, inner,
+                                      reinterpret_cast<const std::int64_t*>(gate),
+                                      reinterpret_cast<const std::int64_t*>(up),
+                                      reinterpret_cast<const std::int64_t*>(down), bits, down_bits,
+                                      matrix<float>(y, tokens, width, width)},
+                                     threads);
+        });
 }
 
 bool has_avx2() {
@@ -192,11 +260,24 @@ bool has_avx2() {
 #endif
 }
 
+bool has_avx512() {
+#ifdef __x86_64__
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
 }  // namespace
 
 NB_MODULE(native, module) {
     nb::list names;
 #ifdef __x86_64__
+    if (has_avx512()) {
+        bind(module, "avx512", avx512_operations);
+        names.append("avx512");
+    }
     if (has_avx2()) {
         bind(module, "avx2", avx2_operations);
         names.append("avx2");

@@ -15,6 +15,13 @@ namespace gorae {
 struct Bfloat16 {
     std::uint16_t bits;
 };
+struct Float8 {  // float8_e4m3fn
+    std::uint8_t bits;
+};
+
+struct Half {
+    std::uint16_t bits;
+};
 
 template <class Number>
 struct Matrix {
@@ -24,9 +31,28 @@ struct Matrix {
     Number* row(long index) const { return numbers + index * stride; }
 };
 
+// A weight is a Matrix of float or Bfloat16, or one of these two: rows are outputs, columns inputs.
+
+// Panels of 16 bits, as panels.py says: 16 outputs of an input side by side.
+struct HalfPanels {
+    const Bfloat16* numbers;
+    long rows, columns;
+};
+
+// A scale for each block of 128 rows and 128 columns, partial at the edges, `scale_stride` from one row of them to the
+// next. A number is the value times its scale, rounded to float.
+struct BlockScaled {
+    const Float8* numbers;
+    const float* scales;
+    long rows, columns, stride, scale_stride;
+};
+
 // One matrix an expert, all of one shape: expert e's lies at addresses[e], or else e · spacing after `first`.
+template <class Weight>
+struct Experts;
+
 template <class Number>
-struct Experts {
+struct Experts<Matrix<const Number>> {
     const std::int64_t* addresses;
     const Number* first;
     long spacing, rows, columns, stride;
@@ -37,15 +63,34 @@ struct Experts {
     }
 };
 
+template <>
+struct Experts<HalfPanels> {
+    const std::int64_t* addresses;
+    long rows, columns;
+
+    HalfPanels of(long expert) const { return {reinterpret_cast<const Bfloat16*>(addresses[expert]), rows, columns}; }
+};
+
+template <>
+struct Experts<BlockScaled> {
+    const std::int64_t *addresses, *scales;
+    long rows, columns, stride, scale_stride;
+
+    BlockScaled of(long expert) const {
+        return {reinterpret_cast<const Float8*>(addresses[expert]), reinterpret_cast<const float*>(scales[expert]), rows,
+                columns, stride, scale_stride};
+    }
+};
+
 // Choices are the (token, slot) pairs, P = tokens · active of them. Sorted rows are one a choice, by expert and then by
 // choice. The kernel fills all that comes after the weights.
-template <class Number>
+template <class Weight>
 struct ExpertMlp {
     Matrix<const float> x;             // [N, D]
     const std::int64_t* experts;       // [N, A]
     const float* weights;              // [N, A]
     long active, num_experts;
-    Experts<Number> gate, up, down;
+    Experts<Weight> gate, up, down;
     std::int64_t *choices, *rows;      // [P]: the choice of a sorted row, the sorted row of a choice
     std::int64_t* starts;              // [E + 1]: the first sorted row of each expert, and P
     Matrix<float> gates, ups, hidden;  // [P, F], sorted
@@ -92,12 +137,40 @@ struct PagedAttention {
     float* y;  // [B, T, H, V]
 };
 
-struct Operations {
+// Panels of 4 or 8 bits lie as panels.py says.
+struct PanelLinear {
+    const float* x;  // number [row, head, input], at row · x_row + head · x_head + input
+    long rows, heads, inputs, x_row, x_head;
+    const std::uint8_t* panels;  // of head 0, then of head 1 ...: a head of several fills its panels
+    int bits;
+    long outputs;  // of a head
+    float* y;      // [rows, heads, outputs]
+};
+
+// As ExpertMlp, with panels at the addresses of each expert.
+struct PanelExperts {
+    Matrix<const float> x;        // [N, D]
+    const std::int64_t* experts;  // [N, A]
+    const float* weights;         // [N, A]
+    long active, num_experts, inner;
+    const std::int64_t *gate, *up, *down;  // [E]
+    int bits, down_bits;
+    Matrix<float> y;  // [N, D]
+};
+
+// What there is for one kind of weight.
+template <class Weight>
+struct Products {
     // y [M, N] = x [M, K] weight [N, K] transposed
-    void (*linear_float32)(Matrix<const float> x, Matrix<const float> weight, Matrix<float> y, int threads);
-    void (*linear_bfloat16)(Matrix<const float> x, Matrix<const Bfloat16> weight, Matrix<float> y, int threads);
-    void (*expert_mlp_float32)(const ExpertMlp<float>& job, int threads);
-    void (*expert_mlp_bfloat16)(const ExpertMlp<Bfloat16>& job, int threads);
+    void (*linear)(Matrix<const float> x, Weight weight, Matrix<float> y, int threads);
+    void (*expert_mlp)(const ExpertMlp<Weight>& job, int threads);
+};
+
+struct Operations {
+    Products<Matrix<const float>> float32;
+    Products<Matrix<const Bfloat16>> bfloat16;
+    Products<HalfPanels> half_panels;
+    Products<BlockScaled> block_scaled;
     // y = softmax(scale · query keyᵀ + mask) value
     void (*attention)(const Attention& job, int threads);
     // the same over pages; a query sees the tokens up to its own
@@ -109,15 +182,20 @@ struct Operations {
     // y = 1 / (1 + exp(-x)), and y = silu(gate) · up, element by element
     void (*sigmoid)(const float* x, float* y, long count, int threads);
     void (*swiglu)(const float* gate, const float* up, float* y, long count, int threads);
+    // the most a processor can do (peak/cpu.cc)
+    void (*multiply_add)(long rounds, float* results, int threads);
+    // y = x Wᵀ and the routed experts, with weights of few bits and inputs rounded to 8
+    void (*panel_linear)(const PanelLinear& job, int threads);
+    void (*panel_experts)(const PanelExperts& job, int threads);
 };
 
 extern const Operations portable_operations;
 #ifdef __x86_64__
-extern const Operations avx2_operations;
+extern const Operations avx2_operations, avx512_operations;
 #endif
 
 // Memory of the calling thread, one for each `use`, that stays until a call asks for more; aligned to a cache line.
-enum Use { PANELS = 0, SCORES = 1 };
+enum Use { PANELS = 0, SCORES = 1, ROUNDED = 2, USES = 3 };
 float* scratch(Use use, std::size_t floats);
 
 }  // namespace gorae
