@@ -225,6 +225,7 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
             operations.multiply_add(rounds, reinterpret_cast<float*>(results), threads);
         },
         Release());
+    set.def(
         "panel_linear",
         [&operations](Address x, long rows, long heads, long inputs, long x_row, long x_head, Address panels, int bits,
                       long outputs, Address y, int threads) {
