@@ -58,6 +58,7 @@ class Places:
                 self.written.append([*request.token_ids, *draft[:end]])
         self.params = [request.params for request in self.requests]
         self.seeds = [request.seed for request in self.requests]
+        self.allowed = [one.allowed(written) for one, written in zip(self.requests, self.written, strict=True)]
 
     def reached(self, token_ids: Sequence[int]) -> list[int]:
         """The places that count, of those at which `token_ids` were drawn: up to each request's first wrong guess."""
@@ -68,6 +69,11 @@ class Places:
             reached += range(place, place + num_right + 1)
             place += len(draft) + 1
         return reached
+
+
+def possible(request: Request, draft: list[int]) -> list[int]:
+    """The guesses up to the first one that the request's constraint forbids."""
+    return draft[: request.guide.num_possible(request.token_ids, draft)] if request.guide else draft
 
 
 class Speculation:
@@ -117,7 +123,8 @@ class Speculation:
         if self.module and length and not all(drafts):
             guesses = self.module.draft(requests, min(length, MOST_OF_MODULE))
             drafts = [draft or guess for draft, guess in zip(drafts, guesses, strict=True)]
-        return [draft[: min(length, one.num_left - 1)] for one, draft in zip(requests, drafts, strict=True)]
+        drafts = [draft[: min(length, one.num_left - 1)] for one, draft in zip(requests, drafts, strict=True)]
+        return [possible(request, draft) for request, draft in zip(requests, drafts, strict=True)]
 
     def offer(self, request: Request, draft: list[int], longest: int) -> Offer:
         """What may be tried for a request: the repetition that was found, else what the module will say."""

@@ -86,7 +86,8 @@ class NextTokenDrafter:
         log_probs_BW = self.network.logits(hidden_BD).log_softmax(-1)
         written = [[*request.token_ids, *draft] for request, draft in zip(self.requests, drafts, strict=True)]
         params, seeds = [one.params for one in self.requests], [one.seed for one in self.requests]
-        for draft, guess in zip(drafts, draw(log_probs_BW, params, seeds, written), strict=True):
+        allowed = [request.allowed(tokens) for request, tokens in zip(self.requests, written, strict=True)]
+        for draft, guess in zip(drafts, draw(log_probs_BW, params, seeds, written, allowed), strict=True):
             draft.append(guess)
 
     def seat(self, requests: Sequence[Request]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gorae.config import ModelConfig, cache_bytes_per_token
 from gorae.engine.broken import require_numbers
+from gorae.engine.constrain import Constraint, Grammars, Guide
 from gorae.engine.draft import Mode, Places, Speculation
 from gorae.engine.logprobs import likeliest, note_prompt
 from gorae.engine.passage import Passage
@@ -111,6 +112,7 @@ class Engine:
         self.waiting: deque[Request] = deque()  # the oldest first, and all younger than those admitted
         self.reading = Reading()
         self.running: list[Request] = []
+        self.grammars: Grammars | None = None
         self.next_id = 0
         self.stats = Stats()
         self.weights_version = 0
@@ -129,7 +131,8 @@ class Engine:
         A prompt is text, which begins as the tokenizer's texts do (with a BOS, if it has one), or token ids.
 
         Raises ValueError for a single prompt in place of a list, an empty prompt, ids outside the vocabulary, a prompt
-        that leaves no room for a token, more logprobs than there are tokens, and texts without a tokenizer for them.
+        that leaves no room for a token, more logprobs than there are tokens, a constraint that is none, and texts
+        without a tokenizer for them.
         """
         if isinstance(prompts, str) or any(isinstance(prompt, int) for prompt in prompts):
             raise ValueError("prompts is one prompt; give a list of prompts, as in generate([prompt])")
@@ -286,7 +289,7 @@ class Engine:
         log_probs_NW = torch.cat(list(log_probs))
         drafts = [*drafts, *([] for _ in self.running[len(drafts) :])]
         places = Places(self.running, drafts)
-        tokens_N = draw(log_probs_NW, places.params, places.seeds, places.written)
+        tokens_N = draw(log_probs_NW, places.params, places.seeds, places.written, places.allowed)
         reached = places.reached(tokens_N)
         require_numbers(log_probs_NW, self.runner.network, {place: places.requests[place] for place in reached})
         chosen_N = log_probs_NW.gather(-1, torch.tensor(tokens_N)[:, None])[:, 0].tolist()
@@ -328,6 +331,17 @@ class Engine:
             self.runner.abandon()
             self.reading = Reading()
 
+    def guide(self, constraint: Constraint) -> Guide:
+        """Where a request begins in the grammar of its constraint; what the tokenizer needs for that is made once."""
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer to hold a reply to a constraint with; load a folder with one")
+        if not self.config.end_ids:
+            raise ValueError("no token ends a reply of this model, so it can not be held to a constraint; leave it out")
+        if self.grammars is None:
+            vocab_size, end_ids = self.config.vocab_size, self.config.end_ids
+            self.grammars = Grammars(self.tokenizer, vocab_size=vocab_size, end_ids=end_ids)
+        return self.grammars.guide(constraint)
+
     def encode(self, prompt: str | list[int]) -> list[int]:
         if not isinstance(prompt, str):
             return list(prompt)
@@ -364,12 +378,13 @@ class Engine:
             raise ValueError("routings=True asks for experts and this model has none; leave it out")
         if params.stop and self.tokenizer is None:
             raise ValueError("this model has no tokenizer to find stop texts with; load a folder that has one")
+        guide = self.guide(params.constraint) if params.constraint else None
         if params.max_tokens > (room := self.max_positions - len(prompt_ids)):
             params = replace(params, max_tokens=room)
         self.next_id += 1
         seed = secrets.randbits(63) if params.seed is None else params.seed % 2**64
         decoder = StreamDecoder(self.tokenizer) if self.tokenizer else None
-        return Request(self.next_id, prompt_ids, params, seed, decoder=decoder)
+        return Request(self.next_id, prompt_ids, params, seed, decoder=decoder, guide=guide)
 
 
 def event_of(request: Request) -> Event:
