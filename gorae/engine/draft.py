@@ -105,14 +105,15 @@ class Speculation:
         self.since = 0.0
         self.offers: list[Offer] = []
 
-    def draft(self, requests: Sequence[Request], spare: int) -> list[list[int]]:
-        """Guesses for every running request, none longer than the `spare` tokens that each row has room for."""
+    def draft(self, requests: Sequence[Request], has_room: Callable[[int], bool]) -> list[list[int]]:
+        """Guesses for every running request, no more than each row `has_room` for together with its last token."""
         self.since = self.clock()
-        longest = min(MOST_GUESSES, spare, MOST_PLACES // max(1, len(requests)) - 1)
-        longest = min(longest, max([request.num_left - 1 for request in requests], default=0))
         self.offers = []
+        longest = min(MOST_GUESSES, MOST_PLACES // max(1, len(requests)) - 1)
+        longest = min(longest, max([request.num_left - 1 for request in requests], default=0))
         if longest < 1 or not self.drafters:
             return [[] for _ in requests]
+        longest = next((length for length in range(longest, 0, -1) if has_room(1 + length)), 0)
         drafts = self.repetitions.draft(requests, longest) if self.repetitions else [[] for _ in requests]
         self.offers = [self.offer(one, draft, longest) for one, draft in zip(requests, drafts, strict=True)]
         if self.is_auto:

@@ -32,7 +32,7 @@ class NextTokenDrafter:
         self.clear()
 
     def clear(self) -> None:
-        self.cache = Cache(self.config, 0)
+        self.cache = Cache(self.config, is_fast=self.network.is_fast)
         self.requests: list[Request] = []
         self.unread: dict[int, list[Tensor]] = {}
 
@@ -95,21 +95,15 @@ class NextTokenDrafter:
         seated = {request.request_id for request in self.requests}
         self.requests += [request for request in requests if request.request_id not in seated]
         assert len(self.requests) == len(requests), "a request that left has been forgotten"
-        if len(self.requests) > len(self.cache.lengths_B):
-            self.cache.resize(2 * len(self.requests), self.cache.room)
+        while self.cache.num_rows < len(self.requests):
+            self.cache.add_row()
 
     def leave(self, request: Request) -> None:
-        """Free a request's row; the last one takes its place."""
-        if request not in self.requests:
-            return
-        row, last = self.requests.index(request), len(self.requests) - 1
-        if row != last:
-            self.cache.adopt([row], self.cache, [last])
-        self.requests[row] = self.requests[last]
-        self.requests.pop()
-        self.cache.lengths_B[last] = 0
-        if not self.requests:
-            self.cache.resize(0, 0)
+        """Give up a request's row."""
+        if request in self.requests:
+            row = self.requests.index(request)
+            self.requests.pop(row)
+            self.cache.arrange([other for other in range(self.cache.num_rows) if other != row])
 
     @torch.inference_mode()
     def forget(self, request: Request) -> None:

@@ -26,7 +26,7 @@ class NextTokenModule(nn.Module):
         hidden_BTD: Tensor,
         next_embedding_BTD: Tensor,
         angles: Tensor,
-        mask_B1TS: Tensor,
+        mask_B1TS: Tensor | None,
         memory: LayerMemory | None = None,
     ) -> tuple[Tensor, Routing | None]:
         """Features that the head turns into the token two places on; `hidden` is the previous depth's output."""

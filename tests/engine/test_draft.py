@@ -130,7 +130,7 @@ def test_requests_come_and_go_and_each_keeps_its_own_memory(network):
     assert [one[0] for one in drafter.draft(now, 2)] == found
     for request in now:
         drafter.forget(request)
-    assert (drafter.requests, drafter.unread, drafter.cache.num_tokens) == ([], {}, 0)
+    assert (drafter.requests, drafter.unread, drafter.cache.book.num_used) == ([], {}, 0)
 
 
 @torch.no_grad()

@@ -242,18 +242,19 @@ def test_random_operations_leave_nothing_behind_and_every_reply_is_the_one_witho
                 finished += [event.request_id] if event.finish_reason else []
         held = engine.runner.cache.lengths_B.tolist()
         assert held[: engine.runner.num_running] == [request.num_tokens - 1 for request in engine.running]
-        assert engine.runner.cache.num_tokens + engine.runner.prefixes.num_tokens <= engine.cache_tokens
+        assert engine.runner.cache.book.num_used <= engine.runner.num_pages
     assert engine.stats.accepted > 10
     for request_id in random.sample(finished, 5):
         prompt, params = asked[request_id]
         assert Engine(model).generate([prompt], params)[0].token_ids == tokens[request_id]
     while engine.has_work:
         engine.step()
-    assert engine.runner.num_rows == engine.runner.cache.num_tokens == 0
+    assert engine.runner.num_rows == engine.runner.cache.num_rows == 0
+    assert engine.runner.cache.book.num_used == engine.runner.prefixes.num_pages
     for drafter in engine.speculation.drafters:
         assert not any(vars(drafter).get(name) for name in ("texts", "requests", "unread"))
     module = engine.speculation.module
-    assert module is None or module.cache.num_tokens == 0
+    assert module is None or module.cache.num_rows == module.cache.book.num_used == 0
 
 
 @torch.no_grad()
