@@ -7,6 +7,7 @@ import secrets
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from gorae.engine.routings import of_rows
 from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import adjusted, sample, uniforms
 from gorae.engine.scheduler import Reading, next_reading
+from gorae.engine.spill import PageFolder
 from gorae.engine.weights import WeightsWatch, replace_weights
 from gorae.kernels import TILE_KEYS
 from gorae.model import Network
@@ -73,6 +75,8 @@ class Engine:
         available now has room for. Prompt and reply together are at most this long.
     prefill_tokens: tokens of prompts that a step may read, in whole key pages of 32; running requests go on meanwhile.
     prefix_cache: keep what has been read for requests that begin alike.
+    prefix_folder: keep it on disk too, up to `prefix_folder_bytes`, for later processes with the same weights; making
+        sure of these reads all of them once.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class Engine:
         cache_tokens: int | None = None,
         prefill_tokens: int = 2048,
         prefix_cache: bool = True,
+        prefix_folder: str | Path | None = None,
+        prefix_folder_bytes: int = 4 << 30,
         count: Count | None = None,
     ) -> None:
         if max_batch < 1:
@@ -97,7 +103,15 @@ class Engine:
         self.config, self.tokenizer = model.config, model.tokenizer
         self.max_batch, self.prefill_tokens = max_batch, prefill_tokens
         self.cache_tokens = cache_tokens // TILE_KEYS * TILE_KEYS
-        self.runner = Runner(model.network, num_pages=cache_tokens // TILE_KEYS, prefix_cache=prefix_cache, count=count)
+        if prefix_folder is not None and not prefix_cache:
+            raise ValueError("prefix_folder has no use with prefix_cache=False; leave one of them out")
+        self.runner = Runner(
+            model.network,
+            num_pages=cache_tokens // TILE_KEYS,
+            prefix_cache=prefix_cache,
+            folder=None if prefix_folder is None else PageFolder(Path(prefix_folder), prefix_folder_bytes),
+            count=count,
+        )
         self.waiting: deque[Request] = deque()  # the oldest first, and all younger than those admitted
         self.reading = Reading()
         self.running: list[Request] = []
@@ -223,6 +237,8 @@ class Engine:
         """Choose what to read next, once the last reading has come to its end."""
         if self.reading.requests or not self.waiting:
             return
+        if not self.waiting[0].is_read_whole:
+            self.runner.recall(self.waiting[0].sequence[:-1])
         self.reading = next_reading(
             self.waiting,
             len(self.running),
