@@ -18,8 +18,8 @@ OPENMP = ["-fopenmp"] if sys.platform == "linux" else []  # the runtime that PyT
 
 native = Extension(
     "gorae.kernels.native",
-    sources=[f"{HERE}/{name}.cc" for name in ("native", "nanobind", "avx2", "portable")],
-    depends=[*glob(f"{HERE}/*.h"), *glob(f"{HERE}/*/cpu.cc")],
+    sources=[f"{HERE}/{name}.cc" for name in ("native", "nanobind", "avx512", "avx2", "portable")],
+    depends=[*glob(f"{HERE}/*.h"), *glob(f"{HERE}/*/*.cc")],
     include_dirs=[nanobind.include_dir(), nanobind.source_dir(), f"{nanobind.source_dir()}/../ext/robin_map/include"],
     extra_compile_args=FLAGS + OPENMP,
     extra_link_args=OPENMP,

@@ -17,6 +17,7 @@ from gorae.engine.broken import require_numbers
 from gorae.engine.logprobs import likeliest, note_prompt
 from gorae.engine.passage import Passage
 from gorae.engine.request import Output, Request, SamplingParams
+from gorae.engine.routings import of_rows
 from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import adjusted, sample, uniforms
 from gorae.engine.scheduler import Reading, next_reading, tokens_held
@@ -184,13 +185,12 @@ class Engine:
         """One more token for every running request, after reading on in the prompts; returns the tokens sampled."""
         self.look_at_weights()
         self.keep_within_bounds()
-        log_probs_BW = [self.runner.decode([r.token_ids[-1] for r in self.running])] if self.running else []
+        log_probs = self.write()
         self.admit()
-        if (read_BW := self.read()) is not None:
-            log_probs_BW.append(read_BW)
+        log_probs += self.read()
         if not self.running:
             return []
-        self.take_tokens(torch.cat(log_probs_BW))
+        self.take_tokens(torch.cat(log_probs))
         events = [event_of(request) for request in self.running]
         for request in [request for request in self.running if request.finish_reason]:
             self.release(request)
@@ -211,6 +211,14 @@ class Engine:
         self.release(youngest)
         self.waiting.appendleft(youngest)
         self.stats.preemptions += 1
+
+    def write(self) -> list[Tensor]:
+        """Give the network the last token of every running request; returns what it says of the next, if any run."""
+        if not self.running:
+            return []
+        passage, log_probs_BW = self.runner.decode([request.token_ids[-1] for request in self.running])
+        self.note(passage, [[request] for request in self.running])
+        return [log_probs_BW]
 
     def admit(self) -> None:
         """Choose what to read next, once the last reading has come to its end."""
@@ -235,25 +243,30 @@ class Engine:
         if self.reading.requests:
             self.runner.begin(self.reading.known, reach=self.reading.reach)
 
-    def read(self) -> Tensor | None:
+    def read(self) -> list[Tensor]:
         """Read on; requests whose prompts have been read run from now on, in the order of the rows returned."""
         if not self.reading.requests:
-            return None
+            return []
         sequences = [request.sequence for request in self.reading.requests]
         passage, log_probs_BW = self.runner.read(sequences, self.prefill_tokens)
-        self.note_read(passage)
-        if log_probs_BW is not None:
-            self.running += self.reading.requests
-            self.reading = Reading()
-        return log_probs_BW
-
-    def note_read(self, passage: Passage) -> None:
-        """Let requests keep what they asked to know of the tokens just read."""
         sharing = defaultdict(list)  # in the order of rows
         for request in self.reading.requests:
             sharing[request.sequence].append(request)
-        for row, requests in enumerate(sharing.values()):
+        self.note(passage, list(sharing.values()))
+        if log_probs_BW is None:
+            return []
+        self.running += self.reading.requests
+        self.reading = Reading()
+        return [log_probs_BW]
+
+    def note(self, passage: Passage, sharing: Sequence[Sequence[Request]]) -> None:
+        """Let the requests of every row keep what they asked to know of its tokens."""
+        for row, requests in enumerate(sharing):
             note_prompt(requests, passage.part(row), self.runner.log_probs, vocab_size=self.config.vocab_size)
+        asking = [(row, one) for row, requests in enumerate(sharing) for one in requests if one.params.routings]
+        if asking:
+            for (_, request), routings in zip(asking, of_rows(passage, [row for row, _ in asking]), strict=True):
+                request.routings.append(routings)
 
     def take_tokens(self, log_probs_BW: Tensor) -> None:
         """Sample every running request's next token from its row."""
@@ -316,6 +329,8 @@ class Engine:
                 raise ValueError(
                     f"{name}={getattr(params, name)} names a token outside the vocabulary of {self.config.vocab_size}"
                 )
+        if params.routings and all(map(self.config.is_dense, range(self.config.num_layers))):
+            raise ValueError("routings=True asks for experts and this model has none; leave it out")
         if params.stop and self.tokenizer is None:
             raise ValueError("this model has no tokenizer to find stop texts with; load a folder that has one")
         if params.max_tokens > (room := self.max_positions - len(prompt_ids)):

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 
+from gorae.engine.routings import Routings, joined
 from gorae.text import StreamDecoder, Tokenizer
 
 
@@ -17,7 +18,8 @@ class SamplingParams:
     the scores of tokens by id. The same `seed` gives the same tokens whatever else the engine is doing; None takes a
     fresh one. `stop` texts end the output and are not part of its text; `stop_token_ids` end it too, ignore_eos or not.
     `logprobs=n` also returns the n likeliest tokens at every place; `prompt_logprobs=n` those at every place of the
-    prompt, and what the prompt's own tokens had. For that a prompt is read whole, known beginnings too.
+    prompt, and what the prompt's own tokens had. `routings` returns the experts that prompt and reply went to. For
+    either of these a prompt is read whole, known beginnings too.
     """
 
     max_tokens: int = 256
@@ -34,6 +36,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    routings: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -80,6 +83,7 @@ class Output:
     top_logprobs: list[dict[int, float]] | None = None
     prompt_logprobs: list[float | None] | None = None
     prompt_top_logprobs: list[dict[int, float]] | None = None
+    routings: Routings | None = field(default=None, compare=False)
     num_cached: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
 
@@ -97,6 +101,7 @@ class Request:
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)  # of the second token and those after it
     prompt_top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    routings: list[Routings] = field(default_factory=list)  # of the tokens that the network has been given, in parts
     finish_reason: str | None = None
     text: str = ""
     decoder: StreamDecoder | None = None
@@ -119,6 +124,7 @@ class Request:
         """It is about to be read, maybe not for the first time: what an earlier reading did not finish is dropped."""
         if self.lacks_prompt_logprobs:
             self.prompt_logprobs, self.prompt_top_logprobs = [], []
+        self.routings = []
 
     @property
     def lacks_prompt_logprobs(self) -> bool:
@@ -127,7 +133,7 @@ class Request:
     @property
     def is_read_whole(self) -> bool:
         """Whether something is asked of tokens that the network says only while it reads them."""
-        return self.lacks_prompt_logprobs
+        return self.lacks_prompt_logprobs or self.params.routings
 
     @property
     def num_tokens(self) -> int:
@@ -150,6 +156,7 @@ class Request:
             top_logprobs=self.top_logprobs if self.params.logprobs else None,
             prompt_logprobs=None if self.params.prompt_logprobs is None else [None, *self.prompt_logprobs],
             prompt_top_logprobs=[{}, *self.prompt_top_logprobs] if self.params.prompt_logprobs else None,
+            routings=joined(self.routings) if self.routings else None,
             num_cached=self.num_cached,
             weights_version=self.weights_version or 0,
         )

@@ -49,14 +49,18 @@ class Runner:
         return self.num_running + len(self.reading)
 
     @torch.inference_mode()
-    def decode(self, token_ids: list[int]) -> Tensor:
-        """Append one token to every running row; returns the log-probabilities [B, W] of the next."""
+    def decode(self, token_ids: list[int]) -> tuple[Passage, Tensor]:
+        """Append one token to every running row; returns the pass and the log-probabilities [B, W] of the next."""
         self.make_room(self.num_rows, self.longest(1))
         rows = slice(0, self.num_running)
-        hidden_BTD = self.network(torch.tensor(token_ids)[:, None], self.cache, rows).hidden_BTD
+        passage = Passage(
+            self.cache.lengths_B[rows].tolist(),
+            [1] * len(token_ids),
+            self.network(torch.tensor(token_ids)[:, None], self.cache, rows),
+        )
         self.cache.lengths_B[rows] += 1
         self.bill(len(token_ids), context=self.cache.lengths_B[rows].double().mean().item())
-        return self.log_probs(hidden_BTD[:, 0])
+        return passage, self.log_probs(passage.features.hidden_BTD[:, 0])
 
     @torch.inference_mode()
     def begin(self, known: Mapping[tuple[int, ...], Sequence[Page]], *, reach: int) -> None:

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
+#include <vector>
 
 #include "operations.h"
 
@@ -18,6 +19,7 @@
 
 #define GORAE_SET avx2
 #include "lanes_avx2.h"
+#include "integers_avx2.h"
 #include "every_operation.h"
 
 #ifdef __clang__

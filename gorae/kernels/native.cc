@@ -19,8 +19,8 @@ float* scratch(Use use, std::size_t floats) {
     struct Free {
         void operator()(float* memory) const { std::free(memory); }
     };
-    thread_local std::unique_ptr<float, Free> memories[2];
-    thread_local std::size_t sizes[2] = {};
+    thread_local std::unique_ptr<float, Free> memories[USES];
+    thread_local std::size_t sizes[USES] = {};
     auto& memory = memories[use];
     auto& held = sizes[use];
     if (floats > held) {
@@ -253,6 +253,38 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                              threads);
         },
         Release());
+    set.def(
+        "multiply_add",
+        [&operations](long rounds, Address results, int threads) {
+            operations.multiply_add(rounds, reinterpret_cast<float*>(results), threads);
+        },
+        Release());
+    set.def(
+        "panel_linear",
+        [&operations](Address x, long rows, long heads, long inputs, long x_row, long x_head, Address panels, int bits,
+                      long outputs, Address y, int threads) {
+            operations.panel_linear({reinterpret_cast<const float*>(x), rows, heads, inputs, x_row, x_head,
+                                     reinterpret_cast<const std::uint8_t*>(panels), bits, outputs,
+                                     reinterpret_cast<float*>(y)},
+                                    threads);
+        },
+        Release());
+    set.def(
+        "panel_experts",
+        [&operations](Address x, long tokens, long width, long x_stride, Address experts, Address weights, long active,
+                      long num_experts, long inner, Address gate, Address up, Address down, int bits, int down_bits,
+                      Address y, int threads) {
+            auto chosen = reinterpret_cast<const std::int64_t*>(experts);
+            require_experts(chosen, tokens * active, num_experts);
+            nb::gil_scoped_release release;
+            operations.panel_experts({matrix<const float>(x, tokens, width, x_stride), chosen,
+                                      reinterpret_cast<const float*>(weights), active, num_experts, inner,
+                                      reinterpret_cast<const std::int64_t*>(gate),
+                                      reinterpret_cast<const std::int64_t*>(up),
+                                      reinterpret_cast<const std::int64_t*>(down), bits, down_bits,
+                                      matrix<float>(y, tokens, width, width)},
+                                     threads);
+        });
 }
 
 bool has_avx2() {
@@ -263,11 +295,24 @@ bool has_avx2() {
 #endif
 }
 
+bool has_avx512() {
+#ifdef __x86_64__
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
 }  // namespace
 
 NB_MODULE(native, module) {
     nb::list names;
 #ifdef __x86_64__
+    if (has_avx512()) {
+        bind(module, "avx512", avx512_operations);
+        names.append("avx512");
+    }
     if (has_avx2()) {
         bind(module, "avx2", avx2_operations);
         names.append("avx2");

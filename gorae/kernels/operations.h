@@ -19,6 +19,10 @@ struct Float8 {  // float8_e4m3fn
     std::uint8_t bits;
 };
 
+struct Half {
+    std::uint16_t bits;
+};
+
 template <class Number>
 struct Matrix {
     Number* numbers;
@@ -158,6 +162,27 @@ struct Choice {
     float* weights;         // [N, A]
 };
 
+// Panels of 4 or 8 bits lie as panels.py says.
+struct PanelLinear {
+    const float* x;  // number [row, head, input], at row · x_row + head · x_head + input
+    long rows, heads, inputs, x_row, x_head;
+    const std::uint8_t* panels;  // of head 0, then of head 1 ...: a head of several fills its panels
+    int bits;
+    long outputs;  // of a head
+    float* y;      // [rows, heads, outputs]
+};
+
+// As ExpertMlp, with panels at the addresses of each expert.
+struct PanelExperts {
+    Matrix<const float> x;        // [N, D]
+    const std::int64_t* experts;  // [N, A]
+    const float* weights;         // [N, A]
+    long active, num_experts, inner;
+    const std::int64_t *gate, *up, *down;  // [E]
+    int bits, down_bits;
+    Matrix<float> y;  // [N, D]
+};
+
 // What there is for one kind of weight.
 template <class Weight>
 struct Products {
@@ -186,15 +211,20 @@ struct Operations {
     void (*log_softmax)(Matrix<const float> x, Matrix<float> y, int threads);
     void (*rotate)(const Rotation& job, int threads);
     void (*route)(const Choice& job, int threads);
+    // the most a processor can do (peak/cpu.cc)
+    void (*multiply_add)(long rounds, float* results, int threads);
+    // y = x Wᵀ and the routed experts, with weights of few bits and inputs rounded to 8
+    void (*panel_linear)(const PanelLinear& job, int threads);
+    void (*panel_experts)(const PanelExperts& job, int threads);
 };
 
 extern const Operations portable_operations;
 #ifdef __x86_64__
-extern const Operations avx2_operations;
+extern const Operations avx2_operations, avx512_operations;
 #endif
 
 // Memory of the calling thread, one for each `use`, that stays until a call asks for more; aligned to a cache line.
-enum Use { PANELS = 0, SCORES = 1 };
+enum Use { PANELS = 0, SCORES = 1, ROUNDED = 2, USES = 3 };
 float* scratch(Use use, std::size_t floats);
 
 }  // namespace gorae

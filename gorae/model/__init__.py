@@ -3,5 +3,6 @@
 from gorae.model.cache import Cache, Page
 from gorae.model.moe import MixtureOfExperts
 from gorae.model.network import Features, Network
+from gorae.model.reading import weight_bytes_read
 
-__all__ = ["Cache", "Features", "MixtureOfExperts", "Network", "Page"]
+__all__ = ["Cache", "Features", "MixtureOfExperts", "Network", "Page", "weight_bytes_read"]

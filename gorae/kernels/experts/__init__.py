@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gorae.kernels.backend import native_for, wants_gradient
 from gorae.kernels.experts.cpu import expert_mlp_cpu, shared_kind
+from gorae.kernels.experts.quantised import are_few_bits, expert_mlp_quantised
 from gorae.kernels.experts.reference import expert_mlp_reference
 from gorae.kernels.weights import HeldExperts
 
@@ -22,8 +23,14 @@ def expert_mlp(
     The weights of the experts are stacked, or E matrices each held as `linear` takes it, with the same bits.
     """
     native = native_for(x, weights)
-    kind = None if native is None else shared_kind(gate, up, down)
-    is_held = isinstance(gate, HeldExperts)
-    if kind is None or (is_held and wants_gradient(x, weights)):
+    if native is None:
+        return expert_mlp_reference(x, experts, weights, gate, up, down)
+    if isinstance(gate, HeldExperts) and isinstance(up, HeldExperts) and isinstance(down, HeldExperts):
+        if are_few_bits(gate, up, down):
+            return expert_mlp_quantised(native, x, experts, weights, gate, up, down)
+        if wants_gradient(x, weights):
+            return expert_mlp_reference(x, experts, weights, gate, up, down)
+    kind = shared_kind(gate, up, down)
+    if kind is None:
         return expert_mlp_reference(x, experts, weights, gate, up, down)
     return expert_mlp_cpu(native, kind, x, experts, weights, gate, up, down)

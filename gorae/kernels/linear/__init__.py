@@ -21,7 +21,7 @@ def linear(
     bits are inexact: `x` is rounded to 8 bits too, and there are no gradients.
     """
     if isinstance(weight, Panels) and weight.bits < 16:
-        return linear_quantised(x, weight)
+        return linear_quantised(native_for(x), x, weight)
     native = native_for(x)
     if native is None:
         return linear_reference(x, weight)

@@ -1,0 +1,165 @@
+// Rows of int8 by panels of 4 or 8 bits with AVX2: pairs of products in 16 bits, four in 32, eight outputs at a time.
+//
+// The instruction multiplies numbers without a sign by numbers with one. At 4 bits those of a panel are read as they
+// are stored, with 8 added: a group's pairs stay below 2^15 and are added in 16 bits; the sums are then given back what
+// is too much, which the strip holds. At 8 bits a magnitude is multiplied by the input with the number's sign, and each
+// pair widened at once, which halves the rate.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include "strips.h"
+
+namespace gorae::GORAE_SET {
+
+constexpr int STRIP = 6;           // most rows of a strip: sums and totals of eight outputs fill 12 of 16 registers
+constexpr long AHEAD_BYTES = 1536;  // of the byte that is read, memory is asked for
+
+constexpr int unsigned_by(int bits) { return bits == 4 ? 8 : 0; }
+
+// Round 32 numbers within ±127 to the nearest integers, the even one of two; their sum is returned.
+inline int to_bytes(const Lanes numbers[4], std::int8_t* bytes) {
+    __m256i whole[4];
+    for (int i = 0; i < 4; ++i) whole[i] = _mm256_cvtps_epi32(numbers[i].value);
+    const __m256i low = _mm256_packs_epi32(whole[0], whole[1]), high = _mm256_packs_epi32(whole[2], whole[3]);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing goes half by half
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes),
+                        _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
+    const __m256i sums = _mm256_madd_epi16(_mm256_add_epi16(low, high), _mm256_set1_epi16(1));
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+    return _mm_cvtsi128_si32(sum);
+}
+
+inline __m256i load_bytes(const std::uint8_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+inline __m256i four_bytes(const std::uint8_t* from) {
+    int word;
+    std::memcpy(&word, from, sizeof word);
+    return _mm256_set1_epi32(word);
+}
+
+inline __m256 one_float(const std::uint8_t* from) {
+    float number;
+    std::memcpy(&number, from, sizeof number);
+    return _mm256_set1_ps(number);
+}
+
+// The sums of ROWS rows of a group by eight outputs, whose bytes begin at `numbers` and go on every 64.
+template <int ROWS>
+inline void group_of_4_bits(const std::uint8_t* strip, const std::uint8_t* numbers, __m256i sum[ROWS]) {
+    const __m256i lower = _mm256_set1_epi8(15);
+    const std::uint8_t* inputs = strip + ROWS * 8;
+    __m256i pairs[ROWS];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        const __m256i both = load_bytes(numbers + 64 * j), first = _mm256_and_si256(both, lower);
+        const __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), lower);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+            const __m256i products = _mm256_maddubs_epi16(first, four_bytes(inputs + (j * ROWS + r) * 4));
+            pairs[r] = j == 0 ? products : _mm256_add_epi16(pairs[r], products);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r)
+            pairs[r] = _mm256_add_epi16(
+                pairs[r], _mm256_maddubs_epi16(second, four_bytes(inputs + ((j + 4) * ROWS + r) * 4)));
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+        sum[r] = _mm256_add_epi32(_mm256_madd_epi16(pairs[r], _mm256_set1_epi16(1)),
+                                  four_bytes(strip + ROWS * 4 + r * 4));
+}
+
+template <int ROWS>
+inline void group_of_8_bits(const std::uint8_t* strip, const std::uint8_t* numbers, __m256i sum[ROWS]) {
+    const std::uint8_t* inputs = strip + ROWS * 8;
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) sum[r] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+        const __m256i signed_ones = load_bytes(numbers + 64 * j), magnitudes = _mm256_abs_epi8(signed_ones);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+            const __m256i turned = _mm256_sign_epi8(four_bytes(inputs + (j * ROWS + r) * 4), signed_ones);
+            const __m256i pairs = _mm256_maddubs_epi16(magnitudes, turned);
+            sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+    }
+}
+
+// ROWS rows by LAST - FIRST halves, eight outputs each, of PANELS panels, which are `apart` bytes from one to the next.
+template <int BITS, int ROWS, int PANELS, int FIRST, int LAST>
+void dots_tile(const std::uint8_t* strip, const std::uint8_t* panels, long apart, long blocks, float* y, long y_stride,
+               long y_apart) {
+    constexpr long GROUP_BYTES = group_bytes(BITS), BLOCK_BYTES = block_bytes(BITS);
+    __m256 total[PANELS][2][ROWS];
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 2
+        for (int half = FIRST; half < LAST; ++half)
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; ++r) total[p][half][r] = _mm256_setzero_ps();
+    for (long block = 0; block < blocks; ++block, panels += BLOCK_BYTES) {
+#pragma GCC unroll 4
+        for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 20
+            for (long line = 0; line < BLOCK_BYTES; line += 64)
+                _mm_prefetch(reinterpret_cast<const char*>(panels + p * apart + AHEAD_BYTES + line), _MM_HINT_T0);
+#pragma GCC unroll 2
+        for (int g = 0; g < 2; ++g, strip += ROWS * ROUNDED_BYTES)
+#pragma GCC unroll 4
+            for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 2
+                for (int half = FIRST; half < LAST; ++half) {
+                    const std::uint8_t* numbers = panels + p * apart + SCALE_BYTES + g * GROUP_BYTES + half * 32;
+                    __m256i sum[ROWS];
+                    if (BITS == 4)
+                        group_of_4_bits<ROWS>(strip, numbers, sum);
+                    else
+                        group_of_8_bits<ROWS>(strip, numbers, sum);
+                    const __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128(
+                        reinterpret_cast<const __m128i*>(panels + p * apart + g * 32 + half * 16)));
+#pragma GCC unroll 8
+                    for (int r = 0; r < ROWS; ++r)
+                        total[p][half][r] = _mm256_fmadd_ps(_mm256_mul_ps(scales, one_float(strip + r * 4)),
+                                                            _mm256_cvtepi32_ps(sum[r]), total[p][half][r]);
+                }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 2
+        for (int half = FIRST; half < LAST; ++half)
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; ++r)
+                _mm256_storeu_ps(y + r * y_stride + p * y_apart + half * 8, total[p][half][r]);
+}
+
+// ROWS rows by panels that lie one after the other: 16 results a panel, rows y_stride apart.
+//
+// Few rows wait for memory, so several panels are read at once, each from a run of its own. More rows take the halves
+// of a panel in turn, since the registers do not hold the sums of both; the panel stays in the first cache.
+template <int BITS, int ROWS>
+void dots_rows(const std::uint8_t* strip, const std::uint8_t* panels, long num_panels, long blocks, float* y,
+               long y_stride) {
+    constexpr int RUNS = ROWS == 1 ? 2 : 1;
+    const long panel_bytes = blocks * block_bytes(BITS), run = num_panels / RUNS;
+    for (long panel = 0; panel < run; ++panel) {
+        const std::uint8_t* at = panels + panel * panel_bytes;
+        float* to = y + 16 * panel;
+        if constexpr (ROWS <= 3) {
+            dots_tile<BITS, ROWS, RUNS, 0, 2>(strip, at, run * panel_bytes, blocks, to, y_stride, 16 * run);
+        } else {
+            dots_tile<BITS, ROWS, 1, 0, 1>(strip, at, 0, blocks, to, y_stride, 0);
+            dots_tile<BITS, ROWS, 1, 1, 2>(strip, at, 0, blocks, to, y_stride, 0);
+        }
+    }
+    for (long panel = RUNS * run; panel < num_panels; ++panel)
+        dots_tile<BITS, ROWS, 1, 0, 2>(strip, panels + panel * panel_bytes, 0, blocks, y + 16 * panel, y_stride, 0);
+}
+
+}  // namespace gorae::GORAE_SET

@@ -1,0 +1,126 @@
+// Rows of int8 by panels of 4 or 8 bits with AVX-512 VNNI: one instruction adds four products to each of 16 outputs.
+//
+// It multiplies numbers without a sign by numbers with one. So those of a panel are read as they are stored at 4 bits,
+// with 8 added, and with 128 added at 8 bits; the sums begin with what that is too much, which the strip holds.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include "strips.h"
+
+namespace gorae::GORAE_SET {
+
+constexpr int STRIP = 12;        // most rows of a strip: sums and totals fill 24 of 32 registers
+constexpr long AHEAD_BYTES = 1536;  // of the byte that is read, memory is asked for
+
+constexpr int unsigned_by(int bits) { return bits == 4 ? 8 : 128; }
+
+// Round 32 numbers within ±127 to the nearest integers, the even one of two; their sum is returned.
+inline int to_bytes(const Lanes numbers[4], std::int8_t* bytes) {
+    __m512i low = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_cvtps_epi32(numbers[0].value)),
+                                     _mm256_cvtps_epi32(numbers[1].value), 1);
+    __m512i high = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_cvtps_epi32(numbers[2].value)),
+                                      _mm256_cvtps_epi32(numbers[3].value), 1);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtsepi32_epi8(low));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + 16), _mm512_cvtsepi32_epi8(high));
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+}
+
+// Quads j and j + 4 of a group at 4 bits, or quads 2j and 2j + 1 at 8 bits, without a sign.
+template <int BITS>
+inline void load_quads(const std::uint8_t* group, int j, __m512i& first, __m512i& second) {
+    if (BITS == 4) {
+        const __m512i both = _mm512_loadu_si512(group + 64 * j), lower = _mm512_set1_epi8(15);
+        first = _mm512_and_si512(both, lower);
+        second = _mm512_and_si512(_mm512_srli_epi16(both, 4), lower);
+    } else {
+        const __m512i sign = _mm512_set1_epi8(-128);
+        first = _mm512_xor_si512(_mm512_loadu_si512(group + 128 * j), sign);
+        second = _mm512_xor_si512(_mm512_loadu_si512(group + 128 * j + 64), sign);
+    }
+}
+
+inline __m512i four_bytes(const std::uint8_t* from) {
+    int word;
+    std::memcpy(&word, from, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+inline __m512 one_float(const std::uint8_t* from) {
+    float number;
+    std::memcpy(&number, from, sizeof number);
+    return _mm512_set1_ps(number);
+}
+
+// ROWS rows by PANELS panels, which are `apart` bytes from one to the next.
+template <int BITS, int ROWS, int PANELS>
+void dots_tile(const std::uint8_t* strip, const std::uint8_t* panels, long apart, long blocks, float* y, long y_stride,
+               long y_apart) {
+    constexpr long GROUP_BYTES = group_bytes(BITS), BLOCK_BYTES = block_bytes(BITS);
+    __m512 total[PANELS][ROWS];
+#pragma GCC unroll 8
+    for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) total[p][r] = _mm512_setzero_ps();
+    for (long block = 0; block < blocks; ++block, panels += BLOCK_BYTES) {
+#pragma GCC unroll 8
+        for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 20
+            for (long line = 0; line < BLOCK_BYTES; line += 64)
+                _mm_prefetch(reinterpret_cast<const char*>(panels + p * apart + AHEAD_BYTES + line), _MM_HINT_T0);
+#pragma GCC unroll 2
+        for (int g = 0; g < 2; ++g, strip += ROWS * ROUNDED_BYTES) {
+            __m512i sum[PANELS][ROWS];
+#pragma GCC unroll 8
+            for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 16
+                for (int r = 0; r < ROWS; ++r) sum[p][r] = four_bytes(strip + ROWS * 4 + r * 4);
+            const std::uint8_t* inputs = strip + ROWS * 8;
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j)
+#pragma GCC unroll 8
+                for (int p = 0; p < PANELS; ++p) {
+                    __m512i first, second;
+                    load_quads<BITS>(panels + p * apart + SCALE_BYTES + g * GROUP_BYTES, j, first, second);
+                    const int one = BITS == 4 ? j : 2 * j, other = BITS == 4 ? j + 4 : 2 * j + 1;
+#pragma GCC unroll 16
+                    for (int r = 0; r < ROWS; ++r)
+                        sum[p][r] = _mm512_dpbusd_epi32(sum[p][r], first, four_bytes(inputs + (one * ROWS + r) * 4));
+#pragma GCC unroll 16
+                    for (int r = 0; r < ROWS; ++r)
+                        sum[p][r] = _mm512_dpbusd_epi32(sum[p][r], second, four_bytes(inputs + (other * ROWS + r) * 4));
+                }
+#pragma GCC unroll 8
+            for (int p = 0; p < PANELS; ++p) {
+                const __m512 scales = _mm512_cvtph_ps(
+                    _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panels + p * apart + g * 32)));
+#pragma GCC unroll 16
+                for (int r = 0; r < ROWS; ++r)
+                    total[p][r] = _mm512_fmadd_ps(_mm512_mul_ps(scales, one_float(strip + r * 4)),
+                                                  _mm512_cvtepi32_ps(sum[p][r]), total[p][r]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) _mm512_storeu_ps(y + r * y_stride + p * y_apart, total[p][r]);
+}
+
+// ROWS rows by panels that lie one after the other: 16 results a panel, rows y_stride apart.
+//
+// Few rows wait for memory, so several panels are read at once, each from a run of its own.
+template <int BITS, int ROWS>
+void dots_rows(const std::uint8_t* strip, const std::uint8_t* panels, long num_panels, long blocks, float* y,
+               long y_stride) {
+    constexpr int RUNS = ROWS <= 2 ? 4 : ROWS <= 4 ? 2 : 1;
+    const long panel_bytes = blocks * block_bytes(BITS), run = num_panels / RUNS;
+    for (long panel = 0; panel < run; ++panel)
+        dots_tile<BITS, ROWS, RUNS>(strip, panels + panel * panel_bytes, run * panel_bytes, blocks, y + 16 * panel,
+                                    y_stride, 16 * run);
+    for (long panel = RUNS * run; panel < num_panels; ++panel)
+        dots_tile<BITS, ROWS, 1>(strip, panels + panel * panel_bytes, 0, blocks, y + 16 * panel, y_stride, 0);
+}
+
+}  // namespace gorae::GORAE_SET
