@@ -71,9 +71,11 @@ def training_flops(config: ModelConfig, num_tokens: float, *, context: float) ->
     )
 
 
-def cache_bytes_per_token(config: ModelConfig) -> int:
-    """What a token's keys and values take in memory, in the expanded float32 form in which they are held."""
-    return 4 * config.num_layers * config.key_heads * (config.key_dim + config.value_dim)
+def cache_bytes_per_token(config: ModelConfig, *, is_fast: bool = False) -> int:
+    """What a token takes in the cache: expanded keys and values in float32; in fast mode latents, in bfloat16."""
+    if is_fast and config.latent_dim is not None:
+        return 2 * config.num_layers * (config.latent_dim + config.rope_dim)
+    return (2 if is_fast else 4) * config.num_layers * config.key_heads * (config.key_dim + config.value_dim)
 
 
 def weights_read(config: ModelConfig, num_tokens: float = 1) -> float:

@@ -20,7 +20,7 @@ from gorae.engine.request import Output, Request, SamplingParams
 from gorae.engine.routings import of_rows
 from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import adjusted, sample, uniforms
-from gorae.engine.scheduler import Reading, next_reading, tokens_held
+from gorae.engine.scheduler import Reading, next_reading
 from gorae.engine.weights import WeightsWatch, replace_weights
 from gorae.kernels import TILE_KEYS
 from gorae.model import Network
@@ -90,15 +90,14 @@ class Engine:
         if prefill_tokens < TILE_KEYS or prefill_tokens % TILE_KEYS:
             raise ValueError(f"prefill_tokens={prefill_tokens} must be {TILE_KEYS} or a multiple of it")
         if cache_tokens is None:
-            cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // cache_bytes_per_token(model.config))
+            token_bytes = cache_bytes_per_token(model.config, is_fast=model.network.is_fast)
+            cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // token_bytes)
         if cache_tokens < TILE_KEYS:
             raise ValueError(f"cache_tokens={cache_tokens} must be at least {TILE_KEYS}, one page of keys")
         self.config, self.tokenizer = model.config, model.tokenizer
         self.max_batch, self.prefill_tokens = max_batch, prefill_tokens
         self.cache_tokens = cache_tokens // TILE_KEYS * TILE_KEYS
-        self.runner = Runner(
-            model.network, max_batch=max_batch, cache_tokens=self.cache_tokens, prefix_cache=prefix_cache, count=count
-        )
+        self.runner = Runner(model.network, num_pages=cache_tokens // TILE_KEYS, prefix_cache=prefix_cache, count=count)
         self.waiting: deque[Request] = deque()  # the oldest first, and all younger than those admitted
         self.reading = Reading()
         self.running: list[Request] = []
@@ -202,7 +201,7 @@ class Engine:
 
     def keep_within_bounds(self) -> None:
         """Preempt while the cache has no room for another token of every running request."""
-        while self.running and tokens_held(self.running, self.reading) > self.cache_tokens:
+        while self.running and not self.runner.has_room(self.reading.num_copied):
             self.preempt()
 
     def preempt(self) -> None:
@@ -226,10 +225,10 @@ class Engine:
             return
         self.reading = next_reading(
             self.waiting,
-            self.running,
+            len(self.running),
             self.runner.prefixes.find,
+            self.runner.cache.book,
             max_batch=self.max_batch,
-            cache_tokens=self.cache_tokens,
             prefill_tokens=self.prefill_tokens,
         )
         for request in self.reading.requests:
@@ -241,7 +240,7 @@ class Engine:
             if not request.token_ids:
                 request.weights_version = self.weights_version
         if self.reading.requests:
-            self.runner.begin(self.reading.known, reach=self.reading.reach)
+            self.runner.begin(self.reading.known)
 
     def read(self) -> list[Tensor]:
         """Read on; requests whose prompts have been read run from now on, in the order of the rows returned."""

@@ -5,7 +5,7 @@ gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` ro
 `cpu.cc` has compiled kernels too, which keep one order of summation; backend.py says which of the two runs.
 """
 
-from gorae.kernels.attention import attention
+from gorae.kernels.attention import attention, cached_attention
 from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.experts import expert_mlp
 from gorae.kernels.head_linear import head_linear
@@ -35,6 +35,7 @@ __all__ = [
     "Weight",
     "attention",
     "bands",
+    "cached_attention",
     "expert_load",
     "expert_mlp",
     "head_linear",

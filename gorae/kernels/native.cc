@@ -105,6 +105,14 @@ Pages<Number> pages_of(const Steps& steps) {
     return {reinterpret_cast<const Number*>(address), page, head, token};
 }
 
+// Of struct PageTable.
+using Places = std::tuple<Address, long, long>;
+
+PageTable table_of(const Places& places) {
+    auto [address, row, page_tokens] = places;
+    return {reinterpret_cast<const std::int64_t*>(address), row, page_tokens};
+}
+
 void require_experts(const std::int64_t* chosen, long num_choices, long num_experts) {
     for (long choice = 0; choice < num_choices; ++choice)
         if (chosen[choice] < 0 || chosen[choice] >= num_experts)
@@ -167,30 +175,31 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
         });
     set.def(
         "attention",
-        [&operations](Steps query, Steps key, Steps value, std::tuple<Address, long, long> mask,
-                      std::tuple<long, long, long, long, long, long> sizes, float scale, Address seen, Address y,
-                      int threads) {
+        [&operations](Steps query, Steps key, Steps value, std::tuple<Places, Places> tables, Address starts,
+                      std::tuple<Address, long, long> mask, std::tuple<long, long, long, long, long, long, long> sizes,
+                      float scale, Address seen, Address y, int threads) {
             auto [mask_at, mask_sequence, mask_query] = mask;
-            auto [sequences, heads, queries, keys, key_width, value_width] = sizes;
-            operations.attention({heads_of(query), heads_of(key), heads_of(value),
+            auto [sequences, heads, key_heads, queries, keys, key_width, value_width] = sizes;
+            operations.attention({heads_of(query), pages_of<float>(key), pages_of<float>(value),
+                                  table_of(std::get<0>(tables)), table_of(std::get<1>(tables)),
+                                  reinterpret_cast<const std::int64_t*>(starts),
                                   reinterpret_cast<const float*>(mask_at), mask_sequence, mask_query, sequences, heads,
-                                  queries, keys, key_width, value_width, scale, reinterpret_cast<std::int64_t*>(seen),
-                                  reinterpret_cast<float*>(y)},
+                                  key_heads, queries, keys, key_width, value_width, scale,
+                                  reinterpret_cast<std::int64_t*>(seen), reinterpret_cast<float*>(y)},
                                  threads);
         },
         Release());
     set.def(
         "paged_attention",
-        [&operations](Steps query, Steps key, Steps value, bool is_bfloat16, std::tuple<Address, long, Address> tables,
-                      std::tuple<long, long, long, long, long, long, long> sizes, float scale, Address y, int threads) {
-            auto [table, table_row, starts] = tables;
-            auto [sequences, heads, key_heads, queries, page_tokens, key_width, value_width] = sizes;
+        [&operations](Steps query, Steps key, Steps value, bool is_bfloat16, std::tuple<Places, Address> tables,
+                      std::tuple<long, long, long, long, long, long> sizes, float scale, Address y, int threads) {
+            auto [table, starts] = tables;
+            auto [sequences, heads, key_heads, queries, key_width, value_width] = sizes;
             auto job = [&](auto number) {
                 using Number = decltype(number);
                 return PagedAttention<Number>{heads_of(query), pages_of<Number>(key), pages_of<Number>(value),
-                                              reinterpret_cast<const std::int64_t*>(table), table_row,
-                                              reinterpret_cast<const std::int64_t*>(starts), sequences, heads,
-                                              key_heads, queries, page_tokens, key_width, value_width, scale,
+                                              table_of(table), reinterpret_cast<const std::int64_t*>(starts),
+                                              sequences, heads, key_heads, queries, key_width, value_width, scale,
                                               reinterpret_cast<float*>(y)};
             };
             if (is_bfloat16)

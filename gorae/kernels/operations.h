@@ -108,15 +108,7 @@ struct Heads {
     }
 };
 
-struct Attention {
-    Heads query, key, value;
-    const float* mask;  // [B or 1, T, S]: 0 where a query may look, minus infinity where not
-    long mask_sequence, mask_query;  // steps; the first is 0 where one mask serves all sequences
-    long sequences, heads, queries, keys, key_width, value_width;
-    float scale;
-    std::int64_t* seen;  // [B or 1, T]: the kernel fills in how many keys there are up to the last one seen
-    float* y;            // [B, T, H, V]
-};
+
 
 // Numbers of a token of one key head lie side by side: the steps from one page, key head and token to the next.
 template <class Number>
@@ -125,14 +117,39 @@ struct Pages {
     long page, head, token;
 };
 
+// Where the pages of sequences lie: page n of sequence b is number places[b * row + n]. Without places sequences lie
+// whole, one `row` steps after the other.
+struct PageTable {
+    const std::int64_t* places;
+    long row, page_tokens;
+
+    template <class Number>
+    const Number* page(const Pages<Number>& pages, long sequence, long head, long number) const {
+        const long at = places ? places[sequence * row + number] * pages.page : sequence * row + number * pages.page;
+        return pages.numbers + at + head * pages.head;
+    }
+};
+
+struct Attention {
+    Heads query;
+    Pages<float> key, value;
+    PageTable key_table, value_table;
+    const std::int64_t* starts;  // [B]: tokens before the first query, which sees those up to its own; or else a mask
+    const float* mask;           // [B or 1, T, S]: 0 where a query may look, minus infinity where not
+    long mask_sequence, mask_query;  // steps; the first is 0 where one mask serves all sequences
+    long sequences, heads, key_heads, queries, keys, key_width, value_width;
+    float scale;
+    std::int64_t* seen;  // [B or 1, T]: the kernel fills in how many keys there are up to the last one seen
+    float* y;            // [B, T, H, V]
+};
+
 template <class Number>
 struct PagedAttention {
     Heads query;
-    Pages<Number> key, value;   // of one address: a token's value is the beginning of its key
-    const std::int64_t* table;  // [B, pages]: where the pages of a sequence lie
-    long table_row;
+    Pages<Number> key, value;  // of one address: a token's value is the beginning of its key
+    PageTable table;
     const std::int64_t* starts;  // [B]: tokens before the first query
-    long sequences, heads, key_heads, queries, page_tokens, key_width, value_width;
+    long sequences, heads, key_heads, queries, key_width, value_width;
     float scale;
     float* y;  // [B, T, H, V]
 };

@@ -177,10 +177,10 @@ struct Rows {
 
     // Keys first to last of a sequence in float32, zeros behind their width.
     void widen(const Pages<Number>& pages, long width, long begin, long end, float* to, long stride) const {
-        const std::int64_t* table = job.table + sequence * job.table_row;
+        const long page_tokens = job.table.page_tokens;
         for (long key = begin; key < end; ++key, to += stride) {
-            const Number* from = pages.numbers + table[key / job.page_tokens] * pages.page + key_head * pages.head +
-                                 key % job.page_tokens * pages.token;
+            const Number* page = job.table.page(pages, sequence, key_head, key / page_tokens);
+            const Number* from = page + key % page_tokens * pages.token;
             long k = 0;
             for (; k + 8 <= width; k += 8) store(to + k, load(from + k));
             if (k < width) {

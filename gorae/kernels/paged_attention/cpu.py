@@ -18,14 +18,14 @@ def paged_attention_cpu(
     assert keys.shape == (*values.shape[:3], key_width), f"keys {keys.shape} for values {values.shape}"
     assert keys.stride(-1) == values.stride(-1) == 1, "the numbers of a token lie side by side"
     assert table.dtype == starts.dtype == torch.long, f"a table of {table.dtype}, starts of {starts.dtype}"
-    table, starts = table.contiguous(), starts.contiguous()
+    table, starts = table if table.stride(-1) == 1 else table.contiguous(), starts.contiguous()
     y = torch.empty(num_sequences, num_queries, num_heads, value_width)
     native.paged_attention(
         (query.data_ptr(), query.stride(0), query.stride(2), query.stride(1)),
         *((pages.data_ptr(), *pages.stride()[:3]) for pages in (keys, values)),
         keys.dtype == torch.bfloat16,
-        (table.data_ptr(), table.shape[1], starts.data_ptr()),
-        (num_sequences, num_heads, key_heads, num_queries, page_tokens, key_width, value_width),
+        ((table.data_ptr(), table.stride(0), page_tokens), starts.data_ptr()),
+        (num_sequences, num_heads, key_heads, num_queries, key_width, value_width),
         scale,
         y.data_ptr(),
         torch.get_num_threads(),
