@@ -1,237 +1,74 @@
-"""Gorae's engine beside llama.cpp on the same random weights: prefill, decoding, requests at once, memory, load.
+"""Gorae's engine beside llama.cpp on the same random weights at the same bits: speed, memory, load, and what is lost.
 
-    python benchmarks/serve.py --shape v2-small --folder models/bench --json serve.json
+    python benchmarks/serve.py --shape v2-small --bits 4 --folder models/bench --json serve.json
 
 Both run as processes of their own and take turns, so that what the machine does otherwise falls on both. Weights are
-drawn once: Gorae reads them in bfloat16, in exact mode, llama.cpp as GGUF in float16. Prompts are random tokens,
-distinct in every turn, and no cache of prefixes is in use. Gorae samples its continuation at temperature 1, which is
-part of its time; llama.cpp is given random tokens. llama.cpp runs at the best of flash attention on and off and three
-micro-batch sizes, tried beforehand line by line. A ratio above 1 means Gorae is faster; printed are the median and the
-quartiles.
+drawn once, with heavy tails. Gorae has them as `gorae convert --to` int4 or int8 makes them and computes in fast mode,
+or as bf16-panels or stored bfloat16 (`--bits exact`) and computes in exact mode; llama.cpp has q4_0, q8_0 or f16.
 
-Needs llama.cpp, which `make test-slow` compiles.
+Prompts are random tokens, distinct in every turn, and neither side keeps prefixes or speculates. A turn of decoding is
+24 tokens a request; behind more than 64 tokens the next turn goes on from there. Gorae samples its continuation at
+temperature 1, which is part of its time; llama.cpp is given random tokens. llama.cpp runs at the best of flash
+attention and repacked weights on and off, and of three micro-batch sizes where it reads more than those, tried
+beforehand on each line (behind 2048 tokens at most). A ratio above 1 means Gorae is faster; printed are the median and
+the quartiles of the pairs. Shares are of what the machine was measured at: bytes of memory read, or float32
+multiply-adds, whichever is larger. Memory is anonymous pages, and with the process's share of the pages of files.
+
+Needs llama.cpp, which `make test-slow` compiles. `v2-lite` takes 34 GB of disk while it is converted and 18 afterwards.
 """
 
 import argparse
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Any, Protocol
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from random_checkpoint import write_random
+from shapes import SHAPES
+from worker import Worker, spread
+
+from gorae.checkpoint import convert, convert_to_gguf
+from gorae.engine import LINES, Line, random_prompts
+from gorae.observe import HeldMemory
+from gorae.recipes import Peaks, measure_peaks
 
 HEAVY_TAILS = 5  # degrees of freedom of the t distribution that published weights resemble more than a normal one
-DECODED = 24  # tokens timed after the first
+TUNED_DEPTH = 2048
+QUALITY_PROMPTS = (4, 128)  # how many, and their length
+LARGE = {"v2-lite"}  # whose source is drawn in FP8, and removed when both sides have theirs
 
-SHAPES: dict[str, dict[str, Any]] = {
-    # 1.5B parameters, 0.4B active: small enough for everyone, shaped as DeepSeek-V2-Lite
-    "v2-small": {
-        "model_type": "deepseek_v2",
-        "vocab_size": 32_000,
-        "hidden_size": 1024,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8,
-        "q_lora_rank": None,
-        "kv_lora_rank": 512,
-        "qk_nope_head_dim": 128,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 128,
-        "intermediate_size": 2816,
-        "moe_intermediate_size": 512,
-        "n_routed_experts": 32,
-        "num_experts_per_tok": 4,
-        "n_shared_experts": 2,
-        "first_k_dense_replace": 1,
-        "n_group": 1,
-        "topk_group": 1,
-        "topk_method": "greedy",
-        "norm_topk_prob": False,
-        "routed_scaling_factor": 1.0,
-        "scoring_func": "softmax",
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10_000,
-        "max_position_embeddings": 32_768,
-        "tie_word_embeddings": False,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "initializer_range": 0.02,
-    },
-    "r1-distill-qwen-1.5b": {
-        "model_type": "qwen2",
-        "vocab_size": 151_936,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10_000,
-        "max_position_embeddings": 131_072,
-        "tie_word_embeddings": False,
-        "bos_token_id": 151_646,
-        "eos_token_id": 151_643,
-        "initializer_range": 0.02,
-    },
+
+class Format(NamedTuple):
+    """What the same weights become: `gorae convert --to ours` (None: they stay) in a mode, and a type of GGUF."""
+
+    ours: str | None
+    mode: str
+    theirs: str
+
+
+FORMATS = {
+    "4": Format("int4", "fast", "q4_0"),
+    "8": Format("int8", "fast", "q8_0"),
+    "16": Format("bf16-panels", "exact", "f16"),
+    "exact": Format(None, "exact", "f16"),
 }
 
 
-@dataclass(frozen=True)
-class Line:
-    """What is timed: `requests` prompts of `depth` tokens, then either reading them or the tokens that follow."""
+class Weights(NamedTuple):
+    """The same weights three times; `source` is gone where it was large."""
 
-    name: str
-    depth: int
-    requests: int = 1
-    is_prefill: bool = False
-
-
-LINES = {
-    line.name: line
-    for line in (
-        Line("prefill 512", 512, is_prefill=True),
-        Line("decode", 8),
-        Line("decode at 2048", 2048),
-        Line("8 at once", 64, requests=8),
-    )
-}
-
-
-class Peer(Protocol):
-    """An engine under test: returns the tokens a second of one turn."""
-
-    def turn(self, line: Line, prompts: list[list[int]], **tuning: Any) -> float: ...
-
-
-class GoraePeer:
-    def __init__(self, path: str, threads: int) -> None:
-        import torch
-
-        from gorae import Engine, SamplingParams, load
-
-        torch.set_num_threads(threads)
-        self.engine = Engine(load(path), prefix_cache=False, prefill_tokens=4096)
-        self.params = SamplingParams(max_tokens=DECODED + 1, ignore_eos=True, seed=0)
-
-    def turn(self, line: Line, prompts: list[list[int]], **_: Any) -> float:
-        for prompt in prompts:
-            self.engine.add(prompt, self.params)
-        began = time.perf_counter()
-        self.engine.step()
-        if line.is_prefill:
-            seconds = time.perf_counter() - began
-            self.engine.clear()
-            return sum(map(len, prompts)) / seconds
-        began = time.perf_counter()
-        for _ in range(DECODED):
-            self.engine.step()
-        return len(prompts) * DECODED / (time.perf_counter() - began)
-
-
-class LlamaPeer:
-    """llama.cpp by its C interface: batches of tokens in, logits of the last of each sequence out."""
-
-    def __init__(self, path: str, threads: int) -> None:
-        import llama_cpp
-
-        self.lib, self.threads = llama_cpp, threads
-        llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
-        assert self.model, f"llama.cpp does not load {path}"
-        self.batch = llama_cpp.llama_batch_init(4096, 0, 1)
-
-    def turn(self, line: Line, prompts: list[list[int]], *, flash: bool = True, micro_batch: int = 512) -> float:
-        lib = self.lib
-        wanted = lib.llama_context_default_params()
-        wanted.n_ctx = (line.depth + DECODED + 40) * len(prompts)
-        wanted.n_batch, wanted.n_ubatch, wanted.n_seq_max = 4096, micro_batch, len(prompts)
-        wanted.n_threads = wanted.n_threads_batch = self.threads
-        wanted.flash_attn_type = 1 if flash else 0
-        context = lib.llama_init_from_model(self.model, wanted)
-        assert context, f"llama.cpp makes no context for {line.name}"
-        try:
-            self.decode(context, [[(token, place) for place, token in enumerate(prompts[0][:2])]])  # warm up
-            lib.llama_memory_clear(lib.llama_get_memory(context), True)
-            began = time.perf_counter()
-            self.decode(context, [[(token, place) for place, token in enumerate(prompt)] for prompt in prompts])
-            if line.is_prefill:
-                return sum(map(len, prompts)) / (time.perf_counter() - began)
-            began = time.perf_counter()
-            for step in range(DECODED):
-                self.decode(context, [[(prompt[step % len(prompt)], len(prompt) + step)] for prompt in prompts])
-            return len(prompts) * DECODED / (time.perf_counter() - began)
-        finally:
-            lib.llama_free(context)
-
-    def decode(self, context: Any, sequences: list[list[tuple[int, int]]]) -> None:
-        batch, count = self.batch, 0
-        for number, tokens in enumerate(sequences):
-            for token, place in tokens:
-                batch.token[count], batch.pos[count] = token, place
-                batch.n_seq_id[count], batch.seq_id[count][0] = 1, number
-                batch.logits[count] = (token, place) == tokens[-1]
-                count += 1
-        batch.n_tokens = count
-        assert self.lib.llama_decode(context, batch) == 0, "llama.cpp failed to decode"
-        self.lib.llama_get_logits(context)  # waits for the computation
-
-
-PEERS = {"gorae": GoraePeer, "llama": LlamaPeer}
-
-
-def work(kind: str, path: str, threads: int) -> None:
-    """A process of its own: turns asked for on the standard input, one line of JSON each, answered in figures."""
-    began = time.perf_counter()
-    peer = PEERS[kind](path, threads)
-    print(json.dumps(time.perf_counter() - began), flush=True)
-    for asked in map(json.loads, sys.stdin):
-        print(json.dumps(peer.turn(LINES[asked["line"]], asked["prompts"], **asked["tuning"])), flush=True)
-
-
-class Worker:
-    """A peer in a process of its own."""
-
-    def __init__(self, kind: str, path: Path, threads: int) -> None:
-        command = [sys.executable, __file__, "--work", kind, str(path), "--threads", str(threads)]
-        quiet = subprocess.DEVNULL if kind == "llama" else None
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, text=True)
-        self.load_seconds = self._answer()
-        self.process.send_signal(signal.SIGSTOP)  # its threads spin; who waits for its turn must not
-
-    def turn(self, line: Line, prompts: list[list[int]], **tuning: Any) -> float:
-        assert self.process.stdin is not None
-        self.process.send_signal(signal.SIGCONT)
-        print(
-            json.dumps({"line": line.name, "prompts": prompts, "tuning": tuning}), file=self.process.stdin, flush=True
-        )
-        answer = self._answer()
-        self.process.send_signal(signal.SIGSTOP)
-        return answer
-
-    def memory(self) -> int:
-        """Bytes: its own pages, and its share of those it has in common with others."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text(encoding="utf-8")
-        return next(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def _answer(self) -> float:
-        assert self.process.stdout is not None
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"a process ended early, with status {self.process.wait()}")
-        return json.loads(answer)
+    source: Path
+    ours: Path
+    theirs: Path
 
 
 @dataclass(frozen=True)
@@ -244,73 +81,173 @@ class Result:
     ratio: float
     low: float
     high: float
+    share: float  # of the machine, that Gorae reaches
+    gorae_memory: HeldMemory
+    llama_memory: HeldMemory
     tuning: dict[str, Any]
 
 
-def compare(ours: Worker, theirs: Worker, line: Line, *, pairs: int, vocab_size: int) -> Result:
+def prepare(folder: Path, shape: str, form: Format) -> Weights:
+    """Draw and convert what is not there yet; what a kill left half done is made anew or goes on."""
+    source = folder / shape
+    ours = source if form.ours is None else folder / f"{shape}-{form.ours}"
+    weights = Weights(source, ours, folder / f"{shape}-{form.theirs}.gguf")
+    missing = [path for path in weights[1:] if not path.exists()]
+    if missing and not (source / "config.json").is_file():  # written last
+        shutil.rmtree(source, ignore_errors=True)
+        write_random(source, SHAPES[shape], fp8=shape in LARGE, degrees_of_freedom=HEAVY_TAILS)
+    if form.ours is not None and weights.ours in missing:
+        convert(source, weights.ours, form.ours)
+    if weights.theirs in missing:
+        convert_to_gguf(source, weights.theirs, form.theirs)
+    if shape in LARGE and form.ours is not None:
+        shutil.rmtree(source, ignore_errors=True)
+    return weights
+
+
+def warm(path: Path) -> int:
+    """Read all there is, so that no load waits for the disk; returns how many bytes these are."""
+    total = 0
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as opened:
+                while some := opened.read(1 << 24):
+                    total += len(some)
+    return total
+
+
+def tunings(line: Line) -> Iterator[dict[str, Any]]:
+    """What llama.cpp is tried with once it is loaded: a step of decoding is smaller than any micro-batch."""
+    for flash, micro_batch in product((False, True), (128, 512, 2048) if line.is_prefill else (512,)):
+        yield {"flash": flash, "micro_batch": micro_batch}
+
+
+def begin(worker: Worker, line: Line, *, turns: int, **tuning: Any) -> None:
+    kind = {"depth": line.depth, "requests": line.requests, "is_prefill": line.is_prefill}
+    worker.ask("begin", line=line.name, turns=turns if line.goes_on else 1, **kind, **tuning)
+
+
+def best_tunings(path: Path, lines: Iterable[Line], *, threads: int, vocab_size: int) -> dict[str, dict[str, Any]]:
+    """llama.cpp's fastest settings for each line, by one turn after one that warms up."""
+    seconds: dict[str, list[tuple[float, dict[str, Any]]]] = {line.name: [] for line in lines}
+    for repack in (False, True):
+        with Worker("peer_llama.py", path, threads=threads, repack=repack) as theirs:
+            for line in lines:
+                tried = replace(line, depth=min(line.depth, TUNED_DEPTH))
+                drawn = random_prompts(tried, vocab_size)
+                for tuning in tunings(line):
+                    begin(theirs, tried, turns=2, **tuning)
+                    theirs.ask("turn", prompts=next(drawn))
+                    seconds[line.name].append((theirs.ask("turn", prompts=next(drawn)), tuning | {"repack": repack}))
+                    theirs.ask("end")
+    return {name: min(found, key=lambda one: one[0])[1] for name, found in seconds.items()}
+
+
+def compare(
+    ours: Worker, theirs: Worker, line: Line, tuning: dict[str, Any], *, pairs: int, vocab_size: int, peaks: Peaks
+) -> Result:
     drawn = random_prompts(line, vocab_size)
-    tunings = [{"flash": flash, "micro_batch": size} for flash, size in product((False, True), (128, 512, 2048))]
-    best = max(tunings, key=lambda tuning: theirs.turn(line, next(drawn), **tuning))
-    ours.turn(line, next(drawn))  # pages are read, caches are warm
-    turns = [(ours.turn(line, prompts), theirs.turn(line, prompts, **best)) for prompts, _ in zip(drawn, range(pairs))]  # noqa: B905
-    ratios = sorted(mine / other for mine, other in turns)
-    low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
-    ours_median, theirs_median = (median(side) for side in zip(*turns, strict=True))
-    return Result(line.name, ours_median, theirs_median, median(ratios), low, high, best)
+    begin(ours, line, turns=pairs + 1)
+    begin(theirs, line, turns=pairs + 1, **{name: value for name, value in tuning.items() if name != "repack"})
+    first = next(drawn)
+    for worker in (ours, theirs):  # pages are read, caches are warm
+        worker.ask("turn", prompts=first)
+    seconds = []
+    for _ in range(pairs):
+        prompts = next(drawn)
+        seconds.append((ours.ask("turn", prompts=prompts), theirs.ask("turn", prompts=prompts)))
+    memory = ours.memory(), theirs.memory()
+    weight_bytes, cache_bytes, flops = ours.ask("taken")
+    for worker in (ours, theirs):
+        worker.ask("end")
+    ratio, low, high = spread([other / mine for mine, other in seconds])
+    mine, other = (line.tokens_a_turn / median(side) for side in zip(*seconds, strict=True))
+    share = mine * max((weight_bytes + cache_bytes) / peaks.read_bytes_per_second, flops / peaks.flops_per_second)
+    return Result(line.name, mine, other, ratio, low, high, share, *memory, tuning)
 
 
-def random_prompts(line: Line, vocab_size: int) -> Iterator[list[list[int]]]:
-    """Distinct ones, the same in every run."""
-    draw = random.Random(line.name)
-    while True:
-        yield [[draw.randrange(vocab_size) for _ in range(line.depth)] for _ in range(line.requests)]
+def kl_to_float32(weights: Weights, form: Format, *, threads: int, vocab_size: int) -> dict[str, float]:
+    """The mean KL divergence, in nats a token, of what each side computes from what the drawn weights say exactly."""
+    draw = random.Random("quality")
+    count, length = QUALITY_PROMPTS
+    prompts = [[draw.randrange(vocab_size) for _ in range(length)] for _ in range(count)]
+    sides = {
+        "float32": ("peer_gorae.py", weights.source, {"mode": "exact"}),
+        "gorae": ("peer_gorae.py", weights.ours, {"mode": form.mode}),
+        "llama": ("peer_llama.py", weights.theirs, {"repack": False}),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (program, path, options) in sides.items():
+            with Worker(program, path, threads=threads, **options) as side:
+                side.ask("logits", prompts=prompts, file=f"{folder}/{name}.npy")
+        logits = {name: np.load(f"{folder}/{name}.npy") for name in sides}
+    return {name: mean_kl(logits["float32"], logits[name]) for name in ("gorae", "llama")}
 
 
-def prepare(folder: Path, shape: str) -> tuple[Path, Path]:
-    """The checkpoint in bfloat16 and the GGUF file in float16, written once."""
-    from random_checkpoint import write_random
-
-    from gorae.checkpoint import convert_to_gguf
-
-    checkpoint, file = folder / shape, folder / f"{shape}.gguf"
-    if not checkpoint.is_dir():
-        write_random(checkpoint, SHAPES[shape], fp8=False, degrees_of_freedom=HEAVY_TAILS)
-    if not file.is_file():
-        convert_to_gguf(checkpoint, file, "f16")
-    return checkpoint, file
+def mean_kl(exact: np.ndarray, other: np.ndarray) -> float:
+    """KL(exact ‖ other) of the softmax of each row, in the mean."""
+    true, found = (torch.from_numpy(one).double().log_softmax(-1) for one in (exact, other))
+    return (true.exp() * (true - found)).sum(-1).mean().item()
 
 
-def main() -> None:
+def print_result(found: Result) -> None:
+    told = f"{found.ratio:>6.2f}x  {found.low:.2f}-{found.high:.2f}  {found.share:>4.0%}"
+    memory = " ".join(
+        f"{held.anonymous / 1e9:.2f}+{(held.proportional - held.anonymous) / 1e9:.2f}"
+        for held in (found.gorae_memory, found.llama_memory)
+    )
+    print(f"{found.line:<16} {found.gorae:>9.1f} {found.llama:>9.1f} {told}  {memory}  {found.tuning}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="v2-small")
-    parser.add_argument("--folder", type=Path, default=Path("models/bench"), help="where weights are kept (6 GB)")
+    parser.add_argument("--bits", choices=FORMATS, default="4", help="of the weights (default: 4)")
+    parser.add_argument("--folder", type=Path, default=Path("models/bench"), help="where weights are kept")
     parser.add_argument("--only", choices=LINES, action="append", help="one line of the table; may be given again")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quality", action="store_true", help="also what each side loses of what float32 says")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--work", nargs=2, metavar=("PEER", "PATH"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.work:
-        work(*args.work, args.threads)
-        return
-    ours, theirs = (
-        Worker(kind, path, args.threads) for kind, path in zip(PEERS, prepare(args.folder, args.shape), strict=True)
-    )
-    results = []
-    print(f"{'':<16} {'gorae':>9} {'llama.cpp':>9} {'ratio':>7}   quartiles    tokens/s; llama.cpp at its best of")
-    for name in args.only or LINES:
-        result = compare(ours, theirs, LINES[name], pairs=args.pairs, vocab_size=SHAPES[args.shape]["vocab_size"])
-        results.append(result)
-        told = f"{result.ratio:>6.2f}x   {result.low:.2f}-{result.high:.2f}"
-        print(f"{name:<16} {result.gorae:>9.1f} {result.llama:>9.1f} {told}    {result.tuning}", flush=True)
-    memory, load = [[worker.memory() for worker in (ours, theirs)], [ours.load_seconds, theirs.load_seconds]]
-    print(f"memory           {memory[0] / 1e9:>6.2f} GB {memory[1] / 1e9:>6.2f} GB {memory[0] / memory[1]:>6.2f}x")
-    print(f"load             {load[0]:>7.2f} s {load[1]:>7.2f} s")
+    args = parser.parse_args(arguments)
+    form, vocab_size = FORMATS[args.bits], SHAPES[args.shape]["vocab_size"]
+    weights = prepare(args.folder, args.shape, form)
+    if args.quality and not weights.source.is_dir():
+        parser.error(f"--quality needs what was drawn, and of {args.shape} that is removed; take another shape")
+    sizes = {"gorae": warm(weights.ours), "llama": warm(weights.theirs)}
+    torch.set_num_threads(args.threads)
+    peaks = measure_peaks()
+    rates = f"{peaks.read_bytes_per_second / 1e9:.1f} GB/s, {peaks.flops_per_second / 1e9:.0f} GFLOP/s"
+    print(f"{peaks.processor}, {peaks.threads} threads, kernels {peaks.kernels}: {rates}")
+    print(f"{args.shape}, bits {args.bits}: {form.ours or 'stored'} in {form.mode} mode beside {form.theirs}")
+    lines = [LINES[name] for name in args.only or LINES]
+    tuned = best_tunings(weights.theirs, lines, threads=args.threads, vocab_size=vocab_size)
+    results: list[Result] = []
+    load_seconds: dict[str, list[float]] = {"gorae": [], "llama": []}
+    columns = "  ratio  quartiles share  GB own+files twice  llama.cpp at its best of"
+    print(f"{'tokens/s':<16} {'gorae':>9} {'llama.cpp':>9} {columns}")
+    with Worker("peer_gorae.py", weights.ours, threads=args.threads, mode=form.mode) as ours:
+        load_seconds["gorae"].append(ours.load_seconds)
+        for repack in (False, True):
+            alike = [line for line in lines if tuned[line.name]["repack"] == repack]
+            if not alike:
+                continue
+            with Worker("peer_llama.py", weights.theirs, threads=args.threads, repack=repack) as theirs:
+                load_seconds["llama"].append(theirs.load_seconds)
+                for line in alike:
+                    options = {"pairs": args.pairs, "vocab_size": vocab_size, "peaks": peaks}
+                    results.append(compare(ours, theirs, line, tuned[line.name], **options))
+                    print_result(results[-1])
+    told: dict[str, Any] = {"shape": args.shape, "bits": args.bits, "format": form, "peaks": asdict(peaks)}
+    told |= {"lines": [asdict(one) for one in results], "load_seconds": load_seconds, "file_bytes": sizes}
+    for side, size in sizes.items():
+        print(f"{side:<16} files {size / 1e9:.2f} GB, load to the first token {min(load_seconds[side]):.2f} s")
+    if args.quality:
+        told["kl"] = kl_to_float32(weights, form, threads=args.threads, vocab_size=vocab_size)
+        for side, lost in told["kl"].items():
+            print(f"{side:<16} KL to float32 {lost:.3g} nats a token, in {sizes[side] / 1e9:.2f} GB")
     if args.json:
-        told = {"shape": args.shape, "threads": args.threads, "lines": [asdict(one) for one in results]}
-        args.json.write_text(json.dumps(told | {"memory_bytes": memory, "load_seconds": load}, indent=2) + "\n")
-    for worker in (ours, theirs):
-        worker.close()
+        args.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

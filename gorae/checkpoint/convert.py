@@ -1,4 +1,4 @@
-"""A checkpoint to a folder with its weights as FP8, bfloat16 or float32: tensor by tensor, building no network.
+"""A checkpoint to a folder with its weights in panels, FP8, bfloat16 or float32: tensor by tensor, without a network.
 
 Every layout follows from the source's headers, so each file is written as a stream, under another name beside the
 target and with a record of the files that are finished: the same command goes on where a killed one stopped.
@@ -11,39 +11,20 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from gorae.checkpoint.convert_record import (
-    ConversionError,
-    Record,
-    add_errors,
-    recorded,
-    remove_record,
-    require_new,
-)
+from gorae.checkpoint.convert_formats import Floats, Format, Fp8
+from gorae.checkpoint.convert_panels import InPanels
+from gorae.checkpoint.convert_record import ConversionError, Record, add_errors, recorded, remove_record, require_new
 from gorae.checkpoint.convert_source import Source, opened
 from gorae.checkpoint.folder import flush
-from gorae.checkpoint.fp8 import (
-    POWERS_OF_TWO,
-    SCALES,
-    is_scales,
-    quantization_config,
-    quantize,
-    read_widened,
-    scales_shape,
-    widen,
-)
-from gorae.checkpoint.names import is_kept_exact, is_projection, kind_of
+from gorae.checkpoint.fp8 import is_scales
+from gorae.checkpoint.names import kind_of, places
 from gorae.checkpoint.safetensors import Layout, TensorFile, write_file
 from gorae.checkpoint.shards import MAX_SHARD_BYTES, Tensors, plan_shards, write_index
 from gorae.observe import Progress, log, progress
 
-WeightType = Literal["fp8", "bf16", "f32"]
-
-_DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
-_WORDS = {"bf16": "bfloat16", "f32": "float32"}  # as config.json writes them
-_BAND_ROWS = 128
+WeightType = Literal["mixed", "int4", "int8", "bf16-panels", "fp8", "bf16", "f32"]
 
 
 def convert(
@@ -56,25 +37,25 @@ def convert(
 ) -> dict[str, ConversionError]:
     """Write a folder or a GGUF file as the new folder `target` with its weights as `to`; return errors by kind.
 
-    `fp8` quantises the projections of attention and feed-forwards and copies all else, tensors that are in FP8 already
-    among it; `powers_of_two` restricts the scales. Errors are of what was quantised, so there are none otherwise.
+    `mixed`, `int4` and `int8` are what fast mode computes with (see `chosen_bits`), `bf16-panels` is bfloat16 in the
+    order of the kernels. `fp8` quantises the projections of attention and feed-forwards and copies all else, tensors
+    that are in FP8 already among it; `powers_of_two` restricts the scales. Errors are of what was quantised.
     Raises ValueError for a source that is not whole and a target that exists, OSError if the disk is full; the source
     is never written to, and finished files wait for the same call to go on.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     require_new(source, target)
     with opened(source) as checkpoint:
-        tensors, config = checkpoint.tensors, checkpoint.published
-        _require_convertible(checkpoint, to, powers_of_two=powers_of_two)
-        quantizes = to == "fp8" and not _is_fp8(tensors)
-        outputs = {
-            name: _outputs(tensors, name, to, quantizes=quantizes) for name in tensors if not is_scales(tensors, name)
-        }
-        options = {"to": to, "powers_of_two": powers_of_two, "max_shard_bytes": max_shard_bytes}
+        tensors, form = checkpoint.tensors, _format(checkpoint, to, powers_of_two=powers_of_two)
+        outputs = {name: form.outputs(tensors, name) for name in _in_order(checkpoint)}
+        config = form.config(checkpoint.published)
+        options = {"to": to, "quantization": config.get("quantization_config"), "max_shard_bytes": max_shard_bytes}
         with recorded(source, target, options) as record:
-            _write_shards(tensors, outputs, record, max_shard_bytes, powers_of_two=powers_of_two)
+            _write_shards(
+                form, tensors, {name: made for name, made in outputs.items() if made}, record, max_shard_bytes
+            )
             checkpoint.write_others(record.folder)
-            _write_config(record.folder, _converted_config(config, to, powers_of_two=powers_of_two))
+            _write_config(record.folder, config)
             for path in (*record.folder.iterdir(), record.folder):
                 flush(path)
             record.folder.rename(target)
@@ -83,13 +64,18 @@ def convert(
     return record.errors()
 
 
+def _in_order(source: Source) -> list[str]:
+    """The tensors of a source in the order in which the network uses them, scales left out."""
+    names = dict.fromkeys(name for name in source.tensors if not is_scales(source.tensors, name))
+    return [name for name in dict.fromkeys((*places(source.config), *names)) if name in names]
+
+
 def _write_shards(
+    form: Format,
     source: Tensors,
     outputs: Mapping[str, dict[str, Layout]],
     record: Record,
     max_shard_bytes: int,
-    *,
-    powers_of_two: bool,
 ) -> None:
     sizes = {name: sum(layout.num_bytes for layout in layouts.values()) for name, layouts in outputs.items()}
     plan = plan_shards(sizes, max_shard_bytes)
@@ -105,9 +91,7 @@ def _write_shards(
     with progress("convert", len(outputs), done=done, unit="tensor") as job:
         for file_name in left:
             errors: dict[str, ConversionError] = {}
-            tensors = _converted(
-                source, {name: outputs[name] for name in plan[file_name]}, errors, job, powers_of_two=powers_of_two
-            )
+            tensors = _converted(form, source, {name: outputs[name] for name in plan[file_name]}, errors, job)
             unfinished = record.folder / f"{file_name}.partial"
             write_file(unfinished, layouts_of[file_name], tensors)
             flush(unfinished)
@@ -129,90 +113,25 @@ def _is_finished(record: Record, file_name: str, layouts: Mapping[str, Layout]) 
 
 
 def _converted(
+    form: Format,
     source: Tensors,
     outputs: Mapping[str, dict[str, Layout]],
     errors: dict[str, ConversionError],
     job: Progress,
-    *,
-    powers_of_two: bool,
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors of one file as they become what `outputs` says, counting errors and progress on the way."""
     for name, layouts in outputs.items():
-        scales_name = name + SCALES
-        if scales_name not in layouts:
-            tensor = read_widened(source, name).to(layouts[name].dtype)
-            _require_finite(tensor, name)
-            yield name, tensor
-        elif scales_name in source:
-            _require_finite(read_widened(source, name), name)
-            yield from ((copied, source.tensor(copied)) for copied in layouts)
-        else:
-            weight = source.tensor(name)
-            values, scales = quantize(weight, name, powers_of_two=powers_of_two)
-            add_errors(errors, {kind_of(name): _error(weight, values, scales, name)})
-            yield name, values
-            yield scales_name, scales
+        for made in form.converted(source, name, layouts):
+            if made.error is not None:
+                add_errors(errors, {kind_of(made.name): made.error})
+            yield made.name, made.tensor
         job.advance()
 
 
-def _outputs(source: Tensors, name: str, to: WeightType, *, quantizes: bool) -> dict[str, Layout]:
-    """What a tensor of the source becomes, by name."""
-    layout = source.layout(name)
-    if name + SCALES in source and to == "fp8":
-        return {name: layout, name + SCALES: source.layout(name + SCALES)}
+def _format(source: Source, to: WeightType, *, powers_of_two: bool) -> Format:
     if to == "fp8":
-        if not quantizes or not is_projection(name):
-            return {name: layout}
-        return {
-            name: Layout(torch.float8_e4m3fn, layout.shape),
-            name + SCALES: Layout(torch.float32, scales_shape(layout.shape)),
-        }
-    return {name: layout if to == "bf16" and is_kept_exact(name) else Layout(_DTYPES[to], layout.shape)}
-
-
-def _require_finite(tensor: Tensor, name: str) -> None:
-    if not all(rows.isfinite().all() for rows in tensor.split(_BAND_ROWS)):
-        raise ValueError(f"{name} has elements that are not finite numbers; download the source again, or mend it")
-
-
-def _error(weight: Tensor, values: Tensor, scales: Tensor, name: str) -> ConversionError:
-    exact = weight.float()
-    squared_size = _squared_sum(exact)
-    squared_error = _squared_sum(widen(values, scales, name).sub_(exact))
-    error = ConversionError(1, squared_error, squared_size)
-    error.largest = error.relative
-    return error
-
-
-def _squared_sum(tensor: Tensor) -> float:
-    """In float64, which a few rows at a time become: the copy stays small."""
-    return sum(torch.linalg.vector_norm(rows, dtype=torch.float64).item() ** 2 for rows in tensor.split(_BAND_ROWS))
-
-
-def _is_fp8(source: Tensors) -> bool:
-    return any(is_scales(source, name) for name in source)
-
-
-def _require_convertible(source: Source, to: WeightType, *, powers_of_two: bool) -> None:
-    if to == "fp8" and _is_fp8(source.tensors):
-        quantization = source.published.get("quantization_config") or {}
-        if powers_of_two and quantization.get("scale_fmt") != POWERS_OF_TWO:
-            raise ValueError(
-                f"{source.path} is in FP8 already, which is copied as it is; for scales that are powers of two "
-                "convert it to bf16 first"
-            )
-
-
-def _converted_config(config: dict[str, Any], to: WeightType, *, powers_of_two: bool) -> dict[str, Any]:
-    config = dict(config)
-    if to == "fp8":
-        new = quantization_config(powers_of_two=powers_of_two)
-        config["quantization_config"] = config.get("quantization_config") or new
-        return config
-    config.pop("quantization_config", None)
-    for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
-        config[key] = _WORDS[to]
-    return config
+        return Fp8(source, powers_of_two=powers_of_two)
+    return Floats(to) if to in ("bf16", "f32") else InPanels(source, to)
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
 """What a conversion reads: a checkpoint folder or a GGUF file, mapped, with tensors and config under published names.
 
-A source is whole once it is open: what `load` would refuse of its config and tensors has been told by then. Knows no
+A source is whole once it is open: what `load` would refuse of it has been told by then. Knows no
 target.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,20 +14,27 @@ import tokenizers
 
 from gorae.checkpoint.convert_record import RECORD
 from gorae.checkpoint.gguf_read import GgufFile, read_gguf, text_tokenizer
-from gorae.checkpoint.load import config_of
+from gorae.checkpoint.load import bits_in, config_of, require_fitting
+from gorae.checkpoint.quantised import Unpacked, panel_shapes
 from gorae.checkpoint.shards import Shards, Tensors, read_published
 from gorae.checkpoint.weights import fitting_network
+from gorae.config import ModelConfig
 from gorae.text import Tokenizer
 
 _COPIED = {".json", ".jinja", ".txt", ".md", ".model", ".py"}  # what else a checkpoint folder has that is small
 
 
 class Source(NamedTuple):
-    """An open source: its tensors, its config.json, and, of a GGUF file, what it has beside them."""
+    """An open source: its tensors, its config.json, and, of a GGUF file, what it has beside them.
+
+    `tensors` of a folder in panels are as they were before; `bits` are those it lies at (`read_bits`).
+    """
 
     path: Path
     tensors: Tensors
     published: dict[str, Any]
+    config: ModelConfig
+    bits: Mapping[str, int] = {}
     gguf: GgufFile | None = None
     text_tokenizer: Tokenizer | None = None
 
@@ -58,16 +65,20 @@ def opened(path: Path) -> Iterator[Source]:
     """Open a folder or a GGUF file. Raises ValueError, telling all that is wrong, for one that is not whole."""
     if path.is_file() and path.suffix == ".gguf":
         file = read_gguf(path)
-        config_of(file.published, path)
+        config = config_of(file.published, path)
         try:
             tokenizer = text_tokenizer(file)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        yield Source(path, file.tensors, dict(file.published), file, tokenizer)
+        yield Source(path, file.tensors, dict(file.published), config, {}, file, tokenizer)
         return
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder; give one with config.json and safetensors files, or a .gguf file")
     with Shards(path) as shards:
-        published = read_published(path)
-        fitting_network(config_of(published, path / "config.json"), shards)
-        yield Source(path, shards, published)
+        published, file = read_published(path), path / "config.json"
+        bits = bits_in(published, file)
+        network = fitting_network(config_of(published, file), shards, bits)
+        if (path / "tokenizer.json").is_file():
+            require_fitting(Tokenizer.load(path), network.config, path)
+        tensors = Unpacked(shards, panel_shapes(network, bits), network.config) if bits else shards
+        yield Source(path, tensors, published, network.config, bits)

@@ -6,8 +6,9 @@ from os import PathLike
 
 from gorae.checkpoint.gguf_read import read_gguf
 from gorae.checkpoint.hub import resolve
-from gorae.checkpoint.load import config_of
+from gorae.checkpoint.load import bits_in, config_of
 from gorae.checkpoint.names import kind_of
+from gorae.checkpoint.quantised import are_quantised, panel_shapes
 from gorae.checkpoint.shards import Shards, read_published
 from gorae.checkpoint.weights import fitting_network
 from gorae.config import ModelConfig, Parameters, cache_bytes_per_token, count_parameters
@@ -15,18 +16,27 @@ from gorae.config import ModelConfig, Parameters, cache_bytes_per_token, count_p
 
 @dataclass(frozen=True)
 class Inspection:
-    """`bytes_of` counts what lies on the disk by kind of tensor and type, as in ("experts", "F8_E4M3")."""
+    """`bytes_of` counts what lies on the disk by kind of tensor and type, as in ("experts", "F8_E4M3").
+
+    Matrices in panels are of types such as "4-bit panels".
+    """
 
     architecture: str
     config: ModelConfig
     parameters: Parameters
     bytes_of: dict[tuple[str, str], int]
     is_mapped: bool  # whether `load` can leave the weights as they are stored
+    is_fast: bool = False  # whether they are quantised, to compute in fast mode alone
 
     @property
     def stored_bytes(self) -> int:
         """What lies on the disk."""
         return sum(self.bytes_of.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """What lies on the disk, over all parameters."""
+        return 8 * self.stored_bytes / self.parameters.total
 
     @property
     def network_bytes(self) -> int:
@@ -48,7 +58,7 @@ class Inspection:
 def inspect(path: str | PathLike[str]) -> Inspection:
     """Inspect a folder, an id or a GGUF file. Raises ValueError for what `load` would refuse by its headers."""
     found = resolve(path)
-    is_gguf = not found.is_dir() and found.suffix == ".gguf"
+    is_gguf, is_fast = not found.is_dir() and found.suffix == ".gguf", False
     sizes: Counter[tuple[str, str]] = Counter()
     if is_gguf:
         file = read_gguf(found)
@@ -57,10 +67,14 @@ def inspect(path: str | PathLike[str]) -> Inspection:
             sizes[kind_of(name), type_name] += num_bytes
     else:
         published = read_published(found)
+        bits = bits_in(published, found / "config.json")
+        is_fast = are_quantised(bits)
         with Shards(found) as shards:
-            config = fitting_network(config_of(published, found / "config.json"), shards).config
+            network = fitting_network(config_of(published, found / "config.json"), shards, bits)
+            config, panels = network.config, panel_shapes(network, bits)
             for name in shards:
                 layout = shards.layout(name)
-                sizes[kind_of(name), layout.type_name] += layout.num_bytes
+                type_name = f"{panels[name].bits}-bit panels" if name in panels else layout.type_name
+                sizes[kind_of(name), type_name] += layout.num_bytes
     parameters = count_parameters(config, with_mtp=True)
-    return Inspection(published["model_type"], config, parameters, dict(sizes), is_mapped=not is_gguf)
+    return Inspection(published["model_type"], config, parameters, dict(sizes), not is_gguf, is_fast)

@@ -9,9 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from gorae.checkpoint.absorbed import absorb
 from gorae.checkpoint.folder import settle
 from gorae.checkpoint.gguf_read import read_gguf, text_tokenizer
 from gorae.checkpoint.hub import resolve
+from gorae.checkpoint.quantised import are_quantised, read_bits, told
 from gorae.checkpoint.shards import read_published
 from gorae.checkpoint.weights import fill_network, read_network
 from gorae.config import ModelConfig, from_published
@@ -19,6 +21,7 @@ from gorae.model import Network
 from gorae.text import Tokenizer
 
 Held = Literal["stored", "float32"]
+Mode = Literal["exact", "fast"]
 
 
 @dataclass(frozen=True)
@@ -41,32 +44,57 @@ class Model:
         return self.network.logits(self.network(ids_T[None]).hidden_BTD[0])
 
 
-def load(path: str | PathLike[str], mode: str = "exact", *, weights: Held = "stored") -> Model:
+def load(path: str | PathLike[str], mode: Mode | None = None, *, weights: Held = "stored") -> Model:
     """Load a folder or a Hugging Face id, with config.json and safetensors, or a GGUF file.
 
-    "stored" `weights` stay as the folder has them, FP8 too: they are mapped, and a page is read when it is first used.
-    Such a network computes and does not learn. "float32" makes them parameters in memory, as those of a GGUF file
-    always become; both compute the same bits.
+    `mode` "fast" is what weights quantised to 4 or 8 bits are for, with latent attention in its absorbed form; "exact"
+    takes all others and has the bits of training; None chooses by the weights. In fast mode, weights that are not
+    quantised are used as they are.
+
+    "stored" `weights` stay as the folder has them, FP8 and panels too: they are mapped, and a page is read when it is
+    first used. Such a network computes and does not learn. "float32" makes them parameters in memory, as those of a
+    GGUF file always become; both compute the same bits.
 
     The network is in evaluation mode. Raises ValueError, naming the file and what is wrong with it. A folder whose
     config.json has MTP modules and whose weights have none at all loads without them: logits do not depend on them.
     """
-    if mode != "exact":
-        raise ValueError(f"mode={mode!r}: fast mode comes with quantised kernels and is not there yet; use 'exact'")
+    if mode is not None and mode not in get_args(Mode):
+        raise ValueError(f"mode={mode!r} must be one of {', '.join(map(repr, get_args(Mode)))}, or None")
     if weights not in get_args(Held):
         raise ValueError(f"weights={weights!r} must be one of {', '.join(map(repr, get_args(Held)))}")
     settle(Path(path).resolve())
     found = resolve(path)
     if not found.is_dir() and found.suffix != ".gguf":
         raise ValueError(f"{path} is not a folder; give one with config.json and model.safetensors, or a .gguf file")
-    network, tokenizer = _from_folder(found, keep=weights == "stored") if found.is_dir() else _from_gguf(found)
+    network, tokenizer = _from_folder(found, mode, weights) if found.is_dir() else _from_gguf(found)
     require_fitting(tokenizer, network.config, found)
+    if mode == "fast" and not network.is_fast:
+        absorb(network)
+        network.is_fast = True
     return Model(network.eval(), network.config, tokenizer)
 
 
-def _from_folder(folder: Path, *, keep: bool) -> tuple[Network, Tokenizer | None]:
-    network = read_network(folder, config_of(read_published(folder), folder / "config.json"), keep=keep)
-    return network, Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+def _from_folder(folder: Path, mode: Mode | None, weights: Held) -> tuple[Network, Tokenizer | None]:
+    published, file = read_published(folder), folder / "config.json"
+    config, bits = config_of(published, file), bits_in(published, file)
+    if are_quantised(bits) and (mode == "exact" or weights == "float32"):
+        given = "mode='exact'" if mode == "exact" else "weights='float32'"
+        raise ValueError(
+            f"{folder} holds weights quantised to {told(bits)}, which {given} can not have: load it as it is, load the "
+            "checkpoint it was made from, or widen it with gorae convert --to bf16 or f32"
+        )
+    network = read_network(folder, config, bits=bits, keep=weights == "stored")
+    return network, _tokenizer_in(folder)
+
+
+def load_tokenizer(path: str | PathLike[str]) -> Tokenizer | None:
+    """The tokenizer that `load` gives a model, without the model."""
+    found = resolve(path)
+    return _tokenizer_in(found) if found.is_dir() else text_tokenizer(read_gguf(found))
+
+
+def _tokenizer_in(folder: Path) -> Tokenizer | None:
+    return Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
 
 
 def _from_gguf(path: Path) -> tuple[Network, Tokenizer | None]:
@@ -90,5 +118,13 @@ def config_of(published: Mapping[str, Any], file: Path) -> ModelConfig:
     """`from_published`, whose ValueError then names the file that says so."""
     try:
         return from_published(published)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def bits_in(published: Mapping[str, Any], file: Path) -> dict[str, int]:
+    """`read_bits`, whose ValueError then names the file that says so."""
+    try:
+        return read_bits(published)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error

@@ -38,7 +38,16 @@ _LATENT_QUERY = {
 _LATENT = {
     "self_attn.kv_a_proj_with_mqa.weight": "attention.latent_down_CRD",
     "self_attn.kv_a_layernorm.weight": "attention.latent_norm_C",
+}
+
+_EXPANDED = {
     "self_attn.kv_b_proj.weight": "attention.latent_up_HKVC",
+}
+
+# what a quantised checkpoint has in its place, under names of our own
+_ABSORBED = {
+    "self_attn.key_absorb_proj.weight": "attention.key_absorb_HCK",
+    "self_attn.value_up_proj.weight": "attention.value_up_HVC",
 }
 
 _GROUPED = {
@@ -99,6 +108,7 @@ _MTP_COPIES = {
 
 # the first pattern found in a name tells its kind
 _KINDS = {
+    r"\.self_attn\.(?:key_absorb|value_up)_proj": "absorbed",
     r"\.self_attn\.\w+_proj": "attention",
     r"\.mlp\.experts\.": "experts",
     r"\.mlp\.shared_experts\.": "shared experts",
@@ -120,17 +130,22 @@ class Place(NamedTuple):
     expert: int | None = None
 
 
-def places(config: ModelConfig) -> dict[str, Place]:
-    """The published name of every tensor of a network, and where it lives in ours."""
+def places(config: ModelConfig, *, absorbed: bool = False) -> dict[str, Place]:
+    """The published name of every tensor of a network, and where it lives in ours.
+
+    `absorbed`: latent attention has the two matrices of its absorbed form in place of kv_b_proj.
+    """
     found = {published: Place(ours) for published, ours in _NETWORK.items()}
     if not config.tie_embeddings:
         found[_HEAD_NAME] = Place(HEAD)
     for layer in range(config.num_layers):
-        found |= _block(config, f"model.layers.{layer}.", f"blocks.{layer}.", dense=config.is_dense(layer))
+        found |= _block(
+            config, f"model.layers.{layer}.", f"blocks.{layer}.", dense=config.is_dense(layer), absorbed=absorbed
+        )
     for layer, module in _mtp_layers(config):
         prefix, ours = f"model.layers.{layer}.", f"mtp.{module}."
         found |= {prefix + published: Place(ours + name) for published, name in _MTP.items()}
-        found |= _block(config, prefix, f"{ours}block.", dense=False)
+        found |= _block(config, prefix, f"{ours}block.", dense=False, absorbed=absorbed)
     return found
 
 
@@ -151,8 +166,27 @@ def is_mtp(published: str, config: ModelConfig) -> bool:
 
 
 def kind_of(published: str) -> str:
-    """What a tensor is for: attention, dense, experts, shared experts, router, norms, embedding, head, mtp or other."""
+    """What a tensor is for: attention, absorbed, dense, experts, shared experts, router, norms, embedding, head, mtp or
+    other."""
     return next((kind for pattern, kind in _KINDS.items() if re.search(pattern, published)), "other")
+
+
+def absorbed_names(published: str) -> tuple[str, str] | None:
+    """The two names that a quantised checkpoint has in place of that of a kv_b_proj; None for another tensor."""
+    for expanded in _EXPANDED:
+        if published.endswith(expanded):
+            key_absorb, value_up = (published.removesuffix(expanded) + name for name in _ABSORBED)
+            return key_absorb, value_up
+    return None
+
+
+def expanded_name(published: str) -> str:
+    """The name of the kv_b_proj that a tensor of the absorbed form is half of; any other name as it is."""
+    for absorbed in _ABSORBED:
+        if published.endswith(absorbed):
+            (expanded,) = _EXPANDED
+            return published.removesuffix(absorbed) + expanded
+    return published
 
 
 def is_projection(published: str) -> bool:
@@ -170,8 +204,8 @@ def _mtp_layers(config: ModelConfig) -> Iterator[tuple[int, int]]:
     return ((config.num_layers + module, module) for module in range(config.num_mtp_modules))
 
 
-def _block(config: ModelConfig, prefix: str, ours: str, *, dense: bool) -> dict[str, Place]:
-    whole = _BLOCK | _attention(config) | (_dense(config) if dense else _mixture(config))
+def _block(config: ModelConfig, prefix: str, ours: str, *, dense: bool, absorbed: bool) -> dict[str, Place]:
+    whole = _BLOCK | _attention(config, absorbed=absorbed) | (_dense(config) if dense else _mixture(config))
     found = {prefix + published: Place(ours + name) for published, name in whole.items()}
     for expert in range(0 if dense else config.num_experts):
         for published, name in _EXPERT.items():
@@ -179,9 +213,10 @@ def _block(config: ModelConfig, prefix: str, ours: str, *, dense: bool) -> dict[
     return found
 
 
-def _attention(config: ModelConfig) -> dict[str, str]:
+def _attention(config: ModelConfig, *, absorbed: bool) -> dict[str, str]:
     if config.latent_dim is not None:
-        return (_QUERY if config.query_rank is None else _LATENT_QUERY) | _LATENT
+        query = _QUERY if config.query_rank is None else _LATENT_QUERY
+        return query | _LATENT | (_ABSORBED if absorbed else _EXPANDED)
     biases = (_ATTENTION_BIAS if config.attention_bias else {}) | (_OUTPUT_BIAS if config.output_bias else {})
     return _QUERY | _GROUPED | biases
 

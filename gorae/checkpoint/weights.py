@@ -1,6 +1,7 @@
 """The tensors of a checkpoint folder ↔ a network: safetensors, in one file or in several under an index.
 
-Read, they become parameters in float32, or stay as they are stored, mapped, where the network is not to learn.
+Read, they become parameters in float32, or stay as they are stored, panels too, mapped, where the network is not to
+learn.
 
 Reading judges every tensor by name, shape and type before any is loaded, and tells all that is wrong at once.
 """
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gorae.checkpoint.absorbed import drop_expanded
 from gorae.checkpoint.fp8 import (
     SCALES,
     are_powers_of_two,
@@ -23,11 +25,20 @@ from gorae.checkpoint.fp8 import (
     read_kept,
     read_widened,
 )
-from gorae.checkpoint.names import EMBEDDING, Place, copies, is_mtp, places
+from gorae.checkpoint.names import EMBEDDING, Place, copies, is_mtp, kind_of, places
+from gorae.checkpoint.quantised import (
+    PanelShape,
+    Unpacked,
+    are_absorbed,
+    are_quantised,
+    panel_shapes,
+    panels_config,
+    shapes_of,
+)
 from gorae.checkpoint.safetensors import Layout, write_file
 from gorae.checkpoint.shards import Shards, plan_shards, write_index
 from gorae.config import ModelConfig
-from gorae.kernels import BlockScaled, HeldExperts, Weight, bands
+from gorae.kernels import BlockScaled, HeldExperts, Panels, Weight, bands
 from gorae.model import Network
 
 _READABLE = ("F32", "BF16", "F16", "F8_E4M3")
@@ -36,16 +47,16 @@ _READABLE = ("F32", "BF16", "F16", "F8_E4M3")
 def write_weights(folder: Path, network: Network, *, max_shard_bytes: int) -> None:
     """Write the tensors under published names, tensor by tensor; MTP modules repeat the embedding and head they share.
 
-    One model.safetensors if that is no larger than `max_shard_bytes`; otherwise several files and their index.
+    One model.safetensors if that is no larger than `max_shard_bytes`; otherwise several files and their index. Of a
+    network in panels nothing is repeated.
     """
     tensors: dict[str, Tensor] = {}
-    for published, place in (places(network.config) | copies(network.config)).items():
+    for published, place in _written(network).items():
         held = _held(network, place)
         if isinstance(held, BlockScaled):
             tensors |= {published: held.values, published + SCALES: held.scales}
         else:
-            assert isinstance(held, Tensor), "panels are not written under published names"
-            tensors[published] = held
+            tensors[published] = held.packed if isinstance(held, Panels) else held
     layouts = {published: Layout.of(tensor) for published, tensor in tensors.items()}
     plan = plan_shards({published: layout.num_bytes for published, layout in layouts.items()}, max_shard_bytes)
     for file_name, names in plan.items():
@@ -56,30 +67,44 @@ def write_weights(folder: Path, network: Network, *, max_shard_bytes: int) -> No
 
 
 def quantization(network: Network) -> dict[str, Any] | None:
-    """What config.json has to say of a network that holds FP8; None for others."""
-    held = (_held(network, place) for place in places(network.config).values())
-    scales = [one.scales for one in held if isinstance(one, BlockScaled)]
+    """What config.json has to say of a network that holds FP8 or panels; None for others.
+
+    Raises ValueError for a network in fast mode whose checkpoint was not quantised: no format has its weights.
+    """
+    held = {published: _held(network, place) for published, place in _written(network).items()}
+    bits = {kind_of(published): one.bits for published, one in held.items() if isinstance(one, Panels)}
+    if network.is_fast and not are_quantised(bits):
+        raise ValueError(
+            "a network loaded with mode='fast' from weights that are not quantised can not be saved; load them with "
+            "mode='exact' and save that, or make a quantised folder of them with gorae convert"
+        )
+    if bits:
+        return panels_config(bits)
+    scales = [one.scales for one in held.values() if isinstance(one, BlockScaled)]
     return quantization_config(powers_of_two=all(map(are_powers_of_two, scales))) if scales else None
 
 
-def read_network(folder: Path, config: ModelConfig, *, keep: bool) -> Network:
+def read_network(folder: Path, config: ModelConfig, *, bits: Mapping[str, int], keep: bool) -> Network:
     """Build the network of `config` with the tensors of `folder`, widened to float32 or, with `keep`, as stored.
 
-    Raises ValueError for a file that is missing or cut short, and one naming every tensor that is missing, unknown,
-    of another shape or of a type other than float32, bfloat16, float16 and FP8 with its scales, or is not where the
-    index says.
+    `bits` says which of them are panels. Raises ValueError for a file that is missing or cut short, and one naming
+    every tensor that is missing, unknown, of another shape or of a type other than float32, bfloat16, float16, FP8 with
+    its scales and the panels announced, or is not where the index says.
     """
     with Shards(folder) as shards:
-        network = fitting_network(config, shards)
+        network = fitting_network(config, shards, bits)
+        panels = panel_shapes(network, bits)
         if keep:
-            _hold(network, shards)
+            network.is_fast = are_quantised(bits)
+            _hold(network, shards, panels)
         else:
-            _fill(network, lambda published: read_widened(shards, published))
-        _require_equal_copies(network, shards)
+            source = Unpacked(shards, panels, network.config) if panels else shards
+            _fill(network, lambda published: read_widened(source, published))
+        _require_equal_copies(network, shards, panels)
     return network
 
 
-def fitting_network(config: ModelConfig, shards: Shards) -> Network:
+def fitting_network(config: ModelConfig, shards: Shards, bits: Mapping[str, int]) -> Network:
     """The network of `config`, without memory, that these tensors make; one without MTP modules if they have none.
 
     No tensor is read but the scales of FP8. Raises ValueError as `read_network` does.
@@ -89,7 +114,7 @@ def fitting_network(config: ModelConfig, shards: Shards) -> Network:
         config = replace(config, num_mtp_modules=0)
     with torch.device("meta"):
         network = Network(config)
-    _require_fitting(config, network.state_dict(), shards)
+    _require_fitting(network, shards, bits)
     return network
 
 
@@ -101,6 +126,17 @@ def fill_network(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Network:
     return network
 
 
+def _written(network: Network) -> dict[str, Place]:
+    """What a checkpoint of a network has, by published name; one in panels repeats nothing."""
+    found = _places(network)
+    is_repeated = not any(isinstance(_held(network, place), Panels) for place in found.values())
+    return found | (copies(network.config) if is_repeated else {})
+
+
+def _places(network: Network) -> dict[str, Place]:
+    return places(network.config, absorbed=network.is_fast and network.config.latent_dim is not None)
+
+
 def _fill(network: Network, read: Callable[[str], Tensor]) -> None:
     """Give a network that has no memory yet some, and its tensors, read by published name one at a time."""
     state = network.to_empty(device="cpu").state_dict()
@@ -108,23 +144,32 @@ def _fill(network: Network, read: Callable[[str], Tensor]) -> None:
         _at(state, place).copy_(read(published))
 
 
-def _hold(network: Network, shards: Shards) -> None:
+def _hold(network: Network, shards: Shards, panels: Mapping[str, PanelShape]) -> None:
     """Put the tensors as they are stored in the place of a network's parameters, experts one by one."""
     kept: dict[str, Weight | HeldExperts] = {}
-    for published, place in places(network.config).items():
+    for published, place in _places(network).items():
         if place.name == EMBEDDING:
             kept[EMBEDDING] = read_widened(shards, published)  # no more than mapped, unless it is FP8
         elif place.expert is None:
-            kept[place.name] = read_kept(shards, published)
+            kept[place.name] = _read_kept(shards, published, panels)
         else:
             experts = kept.setdefault(place.name, HeldExperts())
             assert isinstance(experts, HeldExperts), f"{place.name} is stacked and whole"
-            experts.append(read_kept(shards, published))
+            experts.append(_read_kept(shards, published, panels))
     for name, held in kept.items():
         owner, _, attribute = name.rpartition(".")
         module = network.get_submodule(owner)
-        delattr(module, attribute)
+        if hasattr(module, attribute):
+            delattr(module, attribute)
         setattr(module, attribute, held)
+    if network.is_fast:
+        drop_expanded(network)
+
+
+def _read_kept(shards: Shards, published: str, panels: Mapping[str, PanelShape]) -> Weight:
+    if published in panels:
+        return panels[published].of(shards.tensor(published, keep=True))
+    return read_kept(shards, published)
 
 
 def _held(network: Network, place: Place) -> Weight:
@@ -133,6 +178,8 @@ def _held(network: Network, place: Place) -> Weight:
 
 
 def _are_equal(left: Weight, right: Weight) -> bool:
+    if isinstance(left, Panels) and isinstance(right, Panels):
+        return torch.equal(left.packed, right.packed)
     if isinstance(left, Tensor) and isinstance(right, Tensor) and left.dtype == right.dtype:
         return torch.equal(left, right)
     return torch.equal(torch.cat([*bands(left)]), torch.cat([*bands(right)]))
@@ -143,39 +190,44 @@ def _at(state: Mapping[str, Tensor], place: Place) -> Tensor:
     return tensor if place.expert is None else tensor[place.expert]
 
 
-def _require_fitting(config: ModelConfig, state: Mapping[str, Tensor], shards: Shards) -> None:
-    complaints = [*shards.complaints, *_misfits(config, state, shards)]
+def _require_fitting(network: Network, shards: Shards, bits: Mapping[str, int]) -> None:
+    complaints = [*shards.complaints, *_misfits(network, shards, bits)]
     if complaints:
         complaints = list(dict.fromkeys(complaints))  # the index and config.json may miss the same tensor
         raise ValueError(
-            f"{shards.folder}: {len(complaints)} complaints about its tensors; take config.json, index and all files "
-            "from one checkpoint\n  " + "\n  ".join(complaints)
+            f"{shards.folder}: {len(complaints)} complaint{'s' if len(complaints) > 1 else ''} about its tensors; take "
+            "config.json, index and all files from one checkpoint\n  " + "\n  ".join(complaints)
         )
 
 
-def _misfits(config: ModelConfig, state: Mapping[str, Tensor], shards: Shards) -> Iterator[str]:
-    needed, optional = places(config), copies(config)
+def _misfits(network: Network, shards: Shards, bits: Mapping[str, int]) -> Iterator[str]:
+    absorbed = are_absorbed(bits, network.config)
+    shapes, panels = shapes_of(network, absorbed=absorbed), panel_shapes(network, bits)
+    needed = places(network.config, absorbed=absorbed)
     yield from (f"missing: {published}" for published in needed if published not in shards)
     yield from mismatches(shards)
     for published in shards:
         if is_scales(shards, published):
             continue
-        place = needed.get(published) or optional.get(published)
-        if place is None:
+        if published not in shapes:
             yield f"unknown: {published}"
             continue
-        layout, expected = shards.layout(published), tuple(_at(state, place).shape)
+        layout = shards.layout(published)
+        if published in panels:
+            expected, readable, cause = panels[published].layout.shape, ("U8",), "config.json and its bits make"
+        else:
+            expected, readable, cause = shapes[published], _READABLE, "config.json makes"
         if layout.shape != expected:
-            yield f"shape: {published} is {list(layout.shape)}, config.json makes it {list(expected)}"
-        if layout.type_name not in _READABLE:
-            yield f"type: {published} is {layout.type_name}; only {', '.join(_READABLE)} can be read"
+            yield f"shape: {published} is {list(layout.shape)}, {cause} it {list(expected)}"
+        if layout.type_name not in readable:
+            yield f"type: {published} is {layout.type_name}; only {', '.join(readable)} can be read"
 
 
-def _require_equal_copies(network: Network, shards: Shards) -> None:
+def _require_equal_copies(network: Network, shards: Shards, panels: Mapping[str, PanelShape]) -> None:
     different = [
         published
         for published, place in copies(network.config).items()
-        if published in shards and not _are_equal(read_kept(shards, published), _held(network, place))
+        if published in shards and not _are_equal(_read_kept(shards, published, panels), _held(network, place))
     ]
     if different:
         raise ValueError(

@@ -27,12 +27,14 @@ def describe(found: Inspection) -> list[tuple[str, str]]:
         ("parameters", f"{format_count(parameters.total)}, of which a token uses {format_count(parameters.active)}"),
         ("positions", f"{config.max_positions:,}"),
         *((f"{kind}, {type_name}", format_bytes(size)) for (kind, type_name), size in sorted(found.bytes_of.items())),
-        ("on the disk", format_bytes(found.stored_bytes)),
+        ("on the disk", f"{format_bytes(found.stored_bytes)}, {found.bits_per_weight:.2f} bits a parameter"),
         ("cache a token", format_bytes(found.cache_bytes_per_token)),
     ]
     if found.latent_bytes_per_token is not None:
         lines.append(("latent a token, bfloat16", format_bytes(found.latent_bytes_per_token)))
     ways = [("as stored, to compute", found.stored_bytes), ("in float32, to train", found.network_bytes)]
+    if found.is_fast:
+        ways = ways[:1]
     if not found.is_mapped:
         ways = [("in float32", found.network_bytes)]
     lines.append(("memory available", format_bytes(available)))

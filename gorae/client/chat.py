@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from gorae.client.reply import Delta, Reply, ToolCall, ToolCallDelta
+from gorae.client.reply import Delta, Reply, TokenLogprob, ToolCall, ToolCallDelta
 
 Messages = Sequence[Mapping[str, Any]]  # {"role": "user", "content": "..."} and the like
 
@@ -68,6 +68,8 @@ class ChatClient:
                     ToolCall(call["id"], call["function"]["name"], call["function"].get("arguments") or "")
                     for call in message.get("tool_calls") or ()
                 ),
+                logprobs=_logprobs(choice, "content"),
+                reasoning_logprobs=_logprobs(choice, "reasoning_content"),
             )
 
     def stream(self, messages: Messages, **options: Any) -> Iterator[Delta]:
@@ -131,6 +133,8 @@ class ChatClient:
                     )
                     for place, piece in enumerate(added.get("tool_calls") or ())
                 ),
+                logprobs=_logprobs(choice, "content"),
+                reasoning_logprobs=_logprobs(choice, "reasoning_content"),
             )
 
     def _parsed(self, text: str) -> Any:
@@ -147,7 +151,7 @@ class ChatClient:
         """Turn what reading a foreign answer raises into an error that shows the answer."""
         try:
             yield
-        except (LookupError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             shown = json.dumps(answer, ensure_ascii=False)[:80]
             raise ClientError(
                 f"{self.base_url} answered {shown!r}, which is no answer of a chat API; check that it is its address"
@@ -163,6 +167,16 @@ class ChatClient:
     def _unreachable(self, error: httpx.HTTPError) -> ClientError:
         reason = str(error) or type(error).__name__
         return ClientError(f"{self.base_url} cannot be reached ({reason}); check the address and that the server runs")
+
+
+def _logprobs(choice: Mapping[str, Any], part: str) -> tuple[TokenLogprob, ...]:
+    listed = (choice.get("logprobs") or {}).get(part) or ()
+    return tuple(_logprob(one, tuple(map(_logprob, one.get("top_logprobs") or ()))) for one in listed)
+
+
+def _logprob(entry: Mapping[str, Any], top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    data = entry.get("bytes")
+    return TokenLogprob(entry["token"], entry["logprob"], None if data is None else bytes(data), top)
 
 
 def _message_of(body: Any) -> str:

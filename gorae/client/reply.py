@@ -25,25 +25,48 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the reply and its log-probability; `data` are its bytes, None where it stands for none.
+
+    `top` are the likeliest tokens in its place, where they were asked for, without lists of their own.
+    """
+
+    token: str
+    logprob: float
+    data: bytes | None = None
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True)
 class Delta:
-    """What one event of a stream added; `finish_reason` comes with the end, `usage` last, where it was asked for."""
+    """What one event of a stream added; `finish_reason` comes with the end, `usage` last, where it was asked for.
+
+    `logprobs` and `reasoning_logprobs`, where asked for, are of the tokens sampled since the event before.
+    """
 
     content: str = ""
     reasoning: str = ""
     finish_reason: str | None = None
     usage: Mapping[str, Any] | None = None
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole reply; `reasoning` is empty where the model did not think, or does not show it."""
+    """A whole reply; `reasoning` is empty where the model did not think, or does not show it.
+
+    `logprobs` and `reasoning_logprobs` are those of their tokens, where the server was asked for them.
+    """
 
     content: str
     reasoning: str
     finish_reason: str | None
     usage: Mapping[str, Any] = field(default_factory=dict)
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    reasoning_logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def message(self) -> dict[str, Any]:
@@ -69,6 +92,8 @@ def whole_reply(deltas: Iterable[Delta]) -> Reply:
         finish_reason=next((delta.finish_reason for delta in reversed(deltas) if delta.finish_reason), None),
         usage=next((delta.usage for delta in reversed(deltas) if delta.usage), {}),
         tool_calls=tuple(_joined(pieces[index]) for index in sorted(pieces)),
+        logprobs=tuple(one for delta in deltas for one in delta.logprobs),
+        reasoning_logprobs=tuple(one for delta in deltas for one in delta.reasoning_logprobs),
     )
 
 

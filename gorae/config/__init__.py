@@ -4,7 +4,15 @@ Nouns: `ModelConfig`, `Parameters`, `PRESETS`, and settings, which are any neste
 `config.json` files are translated here, parameters and FLOPs are counted here; no tensor is ever seen.
 """
 
-from gorae.config.count import Parameters, cache_bytes_per_token, count_parameters, forward_flops, training_flops
+from gorae.config.count import (
+    Parameters,
+    cache_bytes_per_token,
+    count_parameters,
+    experts_chosen,
+    forward_flops,
+    training_flops,
+    weights_read,
+)
 from gorae.config.load import from_published, to_published
 from gorae.config.model import ModelConfig, RopeScaling
 from gorae.config.presets import PRESETS
@@ -18,6 +26,7 @@ __all__ = [
     "as_dict",
     "cache_bytes_per_token",
     "count_parameters",
+    "experts_chosen",
     "forward_flops",
     "from_dict",
     "from_published",
@@ -27,4 +36,5 @@ __all__ = [
     "save",
     "to_published",
     "training_flops",
+    "weights_read",
 ]

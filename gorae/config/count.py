@@ -71,9 +71,31 @@ def training_flops(config: ModelConfig, num_tokens: float, *, context: float) ->
     )
 
 
-def cache_bytes_per_token(config: ModelConfig) -> int:
-    """What a token's keys and values take in memory, in the expanded float32 form in which they are held."""
-    return 4 * config.num_layers * config.key_heads * (config.key_dim + config.value_dim)
+def cache_bytes_per_token(config: ModelConfig, *, is_fast: bool = False) -> int:
+    """What a token takes in the cache: expanded keys and values in float32; in fast mode latents, in bfloat16."""
+    if is_fast and config.latent_dim is not None:
+        return 2 * config.num_layers * (config.latent_dim + config.rope_dim)
+    return (2 if is_fast else 4) * config.num_layers * config.key_heads * (config.key_dim + config.value_dim)
+
+
+def weights_read(config: ModelConfig, num_tokens: float = 1) -> float:
+    """Weights that one step over `num_tokens` tokens reads, without the MTP modules.
+
+    Every matrix is read once, the embedding by a row a token, and of the routed experts those that a token chose.
+    """
+    spared = 0 if config.tie_embeddings else config.vocab_size * config.model_dim
+    rows = num_tokens * config.model_dim  # of the embedding, which the head reads whole where the two are one
+    num_expert_layers = config.num_layers - config.num_dense_layers
+    idle_experts = config.num_experts - experts_chosen(config, num_tokens)
+    idle = num_expert_layers * 3 * config.model_dim * config.expert_dim * idle_experts
+    return count_parameters(config).total - spared + rows - idle
+
+
+def experts_chosen(config: ModelConfig, num_tokens: float) -> float:
+    """Routed experts of a layer that at least one of `num_tokens` tokens chooses, on average, if all are as likely."""
+    if not config.num_experts:
+        return 0.0
+    return config.num_experts * (1 - (1 - config.num_active_experts / config.num_experts) ** num_tokens)
 
 
 def _attention_weights(config: ModelConfig) -> int:

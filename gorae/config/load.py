@@ -6,7 +6,9 @@ what ignoring it changes.
 """
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
@@ -69,6 +71,7 @@ _WITHOUT_EFFECT = (
     *("sliding_window", "max_window_layers", "use_mrope"),
 )
 
+_OURS = "gorae"  # panels, of which the room that reads them judges what is said
 _FP8 = {
     "quant_method": ("fp8",),
     "fmt": ("e4m3",),
@@ -137,7 +140,8 @@ def from_published(published: Mapping[str, Any]) -> ModelConfig:
     """Translate the JSON of a config.json of type deepseek_v3, deepseek_v2, qwen2 or llama.
 
     Raises ValueError naming the key and the rule for a missing or unknown key and for a value Gorae cannot honour.
-    A `quantization_config` of DeepSeek's FP8 format is accepted: which tensors are FP8 the files say themselves.
+    A `quantization_config` of DeepSeek's FP8 format is accepted: which tensors are FP8 the files say themselves. So is
+    one of Gorae's panels, unread.
     """
     architecture = _architecture(published)
     _require_known(published, architecture)
@@ -150,8 +154,9 @@ def from_published(published: Mapping[str, Any]) -> ModelConfig:
     named = {ours: _typed(key, values[key], ours) for key, ours in architecture.honoured.items()}
     named |= {**architecture.ours, **_ends(values[_END])}
     named |= _rope(published)
-    is_dense = architecture.has_plain_heads
-    config = ModelConfig.dense(**named, **_plain_heads(published)) if is_dense else ModelConfig(**named)
+    with _in_published_words(_words(architecture)):
+        is_dense = architecture.has_plain_heads
+        config = ModelConfig.dense(**named, **_plain_heads(published)) if is_dense else ModelConfig(**named)
     _require_derived(published, config)
     return config
 
@@ -180,6 +185,22 @@ def to_published(config: ModelConfig) -> dict[str, Any]:
         told = ", ".join(f"{name}={getattr(config, name)!r}" for name in lost)
         raise ValueError(f"no published architecture has {told} with the rest of this network; it can not be saved")
     return published
+
+
+def _words(architecture: _Architecture) -> dict[str, str]:
+    """Our fields and the keys of config.json that they come from."""
+    key_of = {ours: key for key, ours in architecture.honoured.items()}
+    key_of |= {"eos_id": _END, "stop_ids": _END, "num_key_heads": "num_key_value_heads"}
+    return key_of | (dict.fromkeys(("rope_dim", "value_dim"), "head_dim") if architecture.has_plain_heads else {})
+
+
+@contextmanager
+def _in_published_words(key_of: Mapping[str, str]) -> Iterator[None]:
+    """A ValueError about our fields comes out as one about the keys that a reader finds in config.json."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(re.sub(r"\w+", lambda word: key_of.get(word[0], word[0]), str(error))) from error
 
 
 def _architecture(published: Mapping[str, Any]) -> _Architecture:
@@ -212,11 +233,13 @@ def _require_supported(published: Mapping[str, Any], architecture: _Architecture
     for key, value in {**architecture.fixed, "architectures": [architecture.name]}.items():
         if published.get(key, value) != value:
             raise ValueError(f"{key}={published[key]!r} in config.json is not supported; it must be {value!r}")
-    for key, value in _table(published, "quantization_config").items():
+    quantised = _table(published, "quantization_config")
+    for key, value in {} if quantised.get("quant_method") == _OURS else quantised.items():
         if value not in _FP8.get(key, ()):
             raise ValueError(
-                f"quantization_config has {key}={value!r}; of quantised weights only DeepSeek's FP8 can be read "
-                "(e4m3, blocks of 128 x 128); use a checkpoint converted to it, to bfloat16 or to float32"
+                f"quantization_config has {key}={value!r}; of quantised weights only DeepSeek's FP8 (e4m3, "
+                "blocks of 128 x 128) and what gorae convert makes can be read; use a checkpoint in FP8, bfloat16 or "
+                "float32"
             )
     kinds = published.get("layer_types") or []
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
@@ -271,7 +294,8 @@ def _rope(published: Mapping[str, Any]) -> dict[str, Any]:
     missing = [key for key in (*_SCALED, *(_LLAMA3 if kind == "llama3" else ())) if rope.get(key) is None]
     if missing:
         raise ValueError(f"rope_scaling of type {kind!r} in config.json lacks {', '.join(missing)}")
-    return {"rope_theta": theta, "rope_scaling": RopeScaling(kind, **values)}
+    with _in_published_words({ours: key for key, ours in (keys or {}).items()}):
+        return {"rope_theta": theta, "rope_scaling": RopeScaling(kind, **values)}
 
 
 def _published_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:

@@ -1,6 +1,21 @@
 """Sampling from the one model: requests in, tokens out, a step at a time."""
 
 from gorae.engine.engine import Engine, Event, ServableModel
+from gorae.engine.lines import DECODED, LINES, Line, Trial, obstacle, random_prompts
 from gorae.engine.request import Output, SamplingParams
+from gorae.engine.routings import Routings
 
-__all__ = ["Engine", "Event", "Output", "SamplingParams", "ServableModel"]
+__all__ = [
+    "DECODED",
+    "LINES",
+    "Engine",
+    "Event",
+    "Line",
+    "Output",
+    "Routings",
+    "SamplingParams",
+    "ServableModel",
+    "Trial",
+    "obstacle",
+    "random_prompts",
+]

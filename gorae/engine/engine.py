@@ -4,7 +4,7 @@ Nouns: requests waiting, being read and running; events. Knows no HTTP and no re
 """
 
 import secrets
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
@@ -14,10 +14,13 @@ from torch import Tensor
 
 from gorae.config import ModelConfig, cache_bytes_per_token
 from gorae.engine.broken import require_numbers
+from gorae.engine.logprobs import likeliest, note_prompt
+from gorae.engine.passage import Passage
 from gorae.engine.request import Output, Request, SamplingParams
+from gorae.engine.routings import of_rows
 from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import adjusted, sample, uniforms
-from gorae.engine.scheduler import Reading, next_reading, tokens_held
+from gorae.engine.scheduler import Reading, next_reading
 from gorae.engine.weights import WeightsWatch, replace_weights
 from gorae.kernels import TILE_KEYS
 from gorae.model import Network
@@ -43,12 +46,15 @@ class Event(NamedTuple):
     """One sampled token; the last one of a request carries its finish reason.
 
     num_cached: tokens of its prompt that had been read before, for another request.
+    logprob, top_logprobs: as those of an `Output`.
     """
 
     request_id: int
     token_id: int
     finish_reason: str | None
     num_cached: int = 0
+    logprob: float = 0.0
+    top_logprobs: Mapping[int, float] | None = None
 
 
 @dataclass
@@ -84,15 +90,14 @@ class Engine:
         if prefill_tokens < TILE_KEYS or prefill_tokens % TILE_KEYS:
             raise ValueError(f"prefill_tokens={prefill_tokens} must be {TILE_KEYS} or a multiple of it")
         if cache_tokens is None:
-            cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // cache_bytes_per_token(model.config))
+            token_bytes = cache_bytes_per_token(model.config, is_fast=model.network.is_fast)
+            cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // token_bytes)
         if cache_tokens < TILE_KEYS:
             raise ValueError(f"cache_tokens={cache_tokens} must be at least {TILE_KEYS}, one page of keys")
         self.config, self.tokenizer = model.config, model.tokenizer
         self.max_batch, self.prefill_tokens = max_batch, prefill_tokens
         self.cache_tokens = cache_tokens // TILE_KEYS * TILE_KEYS
-        self.runner = Runner(
-            model.network, max_batch=max_batch, cache_tokens=self.cache_tokens, prefix_cache=prefix_cache, count=count
-        )
+        self.runner = Runner(model.network, num_pages=cache_tokens // TILE_KEYS, prefix_cache=prefix_cache, count=count)
         self.waiting: deque[Request] = deque()  # the oldest first, and all younger than those admitted
         self.reading = Reading()
         self.running: list[Request] = []
@@ -179,14 +184,13 @@ class Engine:
         """One more token for every running request, after reading on in the prompts; returns the tokens sampled."""
         self.look_at_weights()
         self.keep_within_bounds()
-        log_probs_BW = [self.runner.decode([r.token_ids[-1] for r in self.running])] if self.running else []
+        log_probs = self.write()
         self.admit()
-        if (read_BW := self.read()) is not None:
-            log_probs_BW.append(read_BW)
+        log_probs += self.read()
         if not self.running:
             return []
-        self.take_tokens(torch.cat(log_probs_BW))
-        events = [Event(r.request_id, r.token_ids[-1], r.finish_reason, r.num_cached) for r in self.running]
+        self.take_tokens(torch.cat(log_probs))
+        events = [event_of(request) for request in self.running]
         for request in [request for request in self.running if request.finish_reason]:
             self.release(request)
         return events
@@ -197,7 +201,7 @@ class Engine:
 
     def keep_within_bounds(self) -> None:
         """Preempt while the cache has no room for another token of every running request."""
-        while self.running and tokens_held(self.running, self.reading) > self.cache_tokens:
+        while self.running and not self.runner.has_room(self.reading.num_copied):
             self.preempt()
 
     def preempt(self) -> None:
@@ -207,19 +211,28 @@ class Engine:
         self.waiting.appendleft(youngest)
         self.stats.preemptions += 1
 
+    def write(self) -> list[Tensor]:
+        """Give the network the last token of every running request; returns what it says of the next, if any run."""
+        if not self.running:
+            return []
+        passage, log_probs_BW = self.runner.decode([request.token_ids[-1] for request in self.running])
+        self.note(passage, [[request] for request in self.running])
+        return [log_probs_BW]
+
     def admit(self) -> None:
         """Choose what to read next, once the last reading has come to its end."""
         if self.reading.requests or not self.waiting:
             return
         self.reading = next_reading(
             self.waiting,
-            self.running,
+            len(self.running),
             self.runner.prefixes.find,
+            self.runner.cache.book,
             max_batch=self.max_batch,
-            cache_tokens=self.cache_tokens,
             prefill_tokens=self.prefill_tokens,
         )
         for request in self.reading.requests:
+            request.begin()
             if request.weights_version is None:
                 request.num_cached = TILE_KEYS * len(self.reading.known[request.sequence])
                 self.stats.prompt_tokens += len(request.prompt_ids)
@@ -227,18 +240,32 @@ class Engine:
             if not request.token_ids:
                 request.weights_version = self.weights_version
         if self.reading.requests:
-            self.runner.begin(self.reading.known, reach=self.reading.reach)
+            self.runner.begin(self.reading.known)
 
-    def read(self) -> Tensor | None:
+    def read(self) -> list[Tensor]:
         """Read on; requests whose prompts have been read run from now on, in the order of the rows returned."""
         if not self.reading.requests:
-            return None
+            return []
         sequences = [request.sequence for request in self.reading.requests]
-        log_probs_BW = self.runner.read(sequences, self.prefill_tokens)
-        if log_probs_BW is not None:
-            self.running += self.reading.requests
-            self.reading = Reading()
-        return log_probs_BW
+        passage, log_probs_BW = self.runner.read(sequences, self.prefill_tokens)
+        sharing = defaultdict(list)  # in the order of rows
+        for request in self.reading.requests:
+            sharing[request.sequence].append(request)
+        self.note(passage, list(sharing.values()))
+        if log_probs_BW is None:
+            return []
+        self.running += self.reading.requests
+        self.reading = Reading()
+        return [log_probs_BW]
+
+    def note(self, passage: Passage, sharing: Sequence[Sequence[Request]]) -> None:
+        """Let the requests of every row keep what they asked to know of its tokens."""
+        for row, requests in enumerate(sharing):
+            note_prompt(requests, passage.part(row), self.runner.log_probs, vocab_size=self.config.vocab_size)
+        asking = [(row, one) for row, requests in enumerate(sharing) for one in requests if one.params.routings]
+        if asking:
+            for (_, request), routings in zip(asking, of_rows(passage, [row for row, _ in asking]), strict=True):
+                request.routings.append(routings)
 
     def take_tokens(self, log_probs_BW: Tensor) -> None:
         """Sample every running request's next token from its row."""
@@ -253,10 +280,7 @@ class Engine:
             zip(self.running, tokens_B.tolist(), chosen_B.tolist(), strict=True)
         ):
             if request.params.logprobs:
-                likeliest = log_probs_BW[row].topk(request.params.logprobs)
-                request.top_logprobs.append(
-                    dict(zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True))
-                )
+                request.top_logprobs += likeliest(log_probs_BW[row : row + 1], request.params.logprobs)
             request.take(token_id, logprob, **limits)
 
     def release(self, request: Request) -> None:
@@ -296,13 +320,16 @@ class Engine:
                 f"the prompt has {len(prompt_ids)} tokens and the cache holds at most {self.cache_tokens}, "
                 "one of them to be written; shorten the prompt or give the engine more cache_tokens"
             )
-        if (params.logprobs or 0) > self.config.vocab_size:
-            raise ValueError(f"logprobs={params.logprobs} exceeds the vocabulary of {self.config.vocab_size}")
+        for name in ("logprobs", "prompt_logprobs"):
+            if (getattr(params, name) or 0) > self.config.vocab_size:
+                raise ValueError(f"{name}={getattr(params, name)} exceeds the vocabulary of {self.config.vocab_size}")
         for name in ("logit_bias", "stop_token_ids"):
             if any(not 0 <= token_id < self.config.vocab_size for token_id in getattr(params, name)):
                 raise ValueError(
                     f"{name}={getattr(params, name)} names a token outside the vocabulary of {self.config.vocab_size}"
                 )
+        if params.routings and all(map(self.config.is_dense, range(self.config.num_layers))):
+            raise ValueError("routings=True asks for experts and this model has none; leave it out")
         if params.stop and self.tokenizer is None:
             raise ValueError("this model has no tokenizer to find stop texts with; load a folder that has one")
         if params.max_tokens > (room := self.max_positions - len(prompt_ids)):
@@ -311,3 +338,16 @@ class Engine:
         seed = secrets.randbits(63) if params.seed is None else params.seed % 2**64
         decoder = StreamDecoder(self.tokenizer) if self.tokenizer else None
         return Request(self.next_id, prompt_ids, params, seed, decoder=decoder)
+
+
+def event_of(request: Request) -> Event:
+    """The event of a request's last token."""
+    top_logprobs = request.top_logprobs[-1] if request.top_logprobs else None
+    return Event(
+        request.request_id,
+        request.token_ids[-1],
+        request.finish_reason,
+        request.num_cached,
+        request.logprobs[-1],
+        top_logprobs,
+    )

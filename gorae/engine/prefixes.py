@@ -1,14 +1,14 @@
 """What has been read stays, key page by key page, for whoever begins alike; the least recently used goes first.
 
 Nouns: PrefixCache, a tree of nodes with a page each. A node is found under its tokens themselves, so no two texts can
-be taken for one. Pages are copies: they outlive the row they come from, and letting them go harms nobody.
+be taken for one. Pages are shared with the rows that hold them, and stay when these leave; letting them go harms none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gorae.kernels import TILE_KEYS
-from gorae.model import Page
+from gorae.model import PageBook
 
 
 @dataclass(eq=False)
@@ -17,48 +17,48 @@ class Node:
 
     tokens: tuple[int, ...] = ()
     parent: "Node | None" = None
-    page: Page | None = None
+    page: int = 0
     children: dict[tuple[int, ...], "Node"] = field(default_factory=dict)
 
 
 class PrefixCache:
     """Pages under the tokens they were read from; all of them for one set of weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, book: PageBook) -> None:
+        self.book = book
         self.root = Node()
         self.by_use: dict[Node, None] = {}  # the least recently used first, and every node before its parent
 
     @property
-    def num_tokens(self) -> int:
-        return len(self.by_use) * TILE_KEYS
+    def num_pages(self) -> int:
+        return len(self.by_use)
 
-    def find(self, sequence: Sequence[int]) -> list[Page]:
+    def find(self, sequence: Sequence[int]) -> list[int]:
         """The pages of the longest beginning that is known."""
         path = self.known(sequence)
         self.use(path)
-        return [node.page for node in path if node.page]
+        return [node.page for node in path]
 
-    def keep(self, sequence: Sequence[int], copy_page: Callable[[int], Page], *, max_tokens: int) -> None:
-        """Remember the whole pages of a sequence, as far as `max_tokens` have room; `copy_page` gives those unknown."""
-        num_pages = min(len(sequence), max_tokens) // TILE_KEYS
-        path = self.known(sequence[: num_pages * TILE_KEYS])
-        self.use(path)  # what has to go now is of other sequences
-        for number in range(len(path), num_pages):
-            self.shrink(max_tokens - TILE_KEYS)
+    def keep(self, sequence: Sequence[int], pages: Sequence[int]) -> None:
+        """Remember the whole pages of a sequence that a row holds in `pages`."""
+        path = self.known(sequence)
+        for number in range(len(path), len(sequence) // TILE_KEYS):
             parent, tokens = path[-1] if path else self.root, page_tokens(sequence, number)
-            node = parent.children[tokens] = Node(tokens, parent, copy_page(number))
+            node = parent.children[tokens] = Node(tokens, parent, pages[number])
+            self.book.keep(node.page)
             self.by_use[node] = None
             path.append(node)
         self.use(path)
 
-    def shrink(self, max_tokens: int) -> None:
-        """Let pages go until at most `max_tokens` are held."""
-        while self.num_tokens > max(0, max_tokens):
+    def make_room(self, num_pages: int) -> None:
+        """Let pages go until so many are free, or none is kept."""
+        while self.by_use and self.book.num_free < num_pages:
             oldest = next(iter(self.by_use))
             del self.by_use[oldest]
             assert oldest.parent is not None
             assert not oldest.children, "a page is used whenever one that follows it is"
             del oldest.parent.children[oldest.tokens]
+            self.book.drop(oldest.page)
 
     def known(self, sequence: Sequence[int]) -> list[Node]:
         path, node = [], self.root

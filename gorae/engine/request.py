@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 
+from gorae.engine.routings import Routings, joined
 from gorae.text import StreamDecoder, Tokenizer
 
 
@@ -16,7 +17,9 @@ class SamplingParams:
     score of a token the output has already: presence_penalty once, frequency_penalty for each time; logit_bias adds to
     the scores of tokens by id. The same `seed` gives the same tokens whatever else the engine is doing; None takes a
     fresh one. `stop` texts end the output and are not part of its text; `stop_token_ids` end it too, ignore_eos or not.
-    `logprobs=n` also returns the n likeliest tokens at every place.
+    `logprobs=n` also returns the n likeliest tokens at every place; `prompt_logprobs=n` those at every place of the
+    prompt, and what the prompt's own tokens had. `routings` returns the experts that prompt and reply went to. For
+    either of these a prompt is read whole, known beginnings too.
     """
 
     max_tokens: int = 256
@@ -32,6 +35,8 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    routings: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -51,7 +56,8 @@ class SamplingParams:
             ),
             "top_p": (0 < self.top_p <= 1, "must lie above 0 and not above 1"),
             "stop": (all(self.stop), "must not hold an empty text; remove it"),
-            "logprobs": (self.logprobs is None or self.logprobs >= 0, "must be None or at least 0"),
+            "logprobs": ((self.logprobs or 0) >= 0, "must be None or at least 0"),
+            "prompt_logprobs": ((self.prompt_logprobs or 0) >= 0, "must be None or at least 0"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
@@ -63,6 +69,7 @@ class Output:
     """A finished continuation.
 
     logprobs: log-probability of each sampled token under the untruncated softmax at temperature 1.
+    prompt_logprobs: the same of each token of the prompt, given those before it; None for the first.
     finish_reason: "stop" (a token that ends a reply, or a stop text), "length" or "cancelled".
     num_cached: tokens of the prompt that had been read before, for another request.
     weights_version: the engine's when the first token was sampled; later tokens may be of later weights.
@@ -74,6 +81,9 @@ class Output:
     finish_reason: str
     prompt_token_ids: list[int]
     top_logprobs: list[dict[int, float]] | None = None
+    prompt_logprobs: list[float | None] | None = None
+    prompt_top_logprobs: list[dict[int, float]] | None = None
+    routings: Routings | None = field(default=None, compare=False)
     num_cached: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
 
@@ -89,6 +99,9 @@ class Request:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)  # of the second token and those after it
+    prompt_top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    routings: list[Routings] = field(default_factory=list)  # of the tokens that the network has been given, in parts
     finish_reason: str | None = None
     text: str = ""
     decoder: StreamDecoder | None = None
@@ -106,6 +119,21 @@ class Request:
             self.finish_reason = "stop"
         elif len(self.token_ids) >= self.params.max_tokens or self.num_tokens >= max_positions:
             self.finish_reason = "length"
+
+    def begin(self) -> None:
+        """It is about to be read, maybe not for the first time: what an earlier reading did not finish is dropped."""
+        if self.lacks_prompt_logprobs:
+            self.prompt_logprobs, self.prompt_top_logprobs = [], []
+        self.routings = []
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        return self.params.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt_ids) - 1
+
+    @property
+    def is_read_whole(self) -> bool:
+        """Whether something is asked of tokens that the network says only while it reads them."""
+        return self.lacks_prompt_logprobs or self.params.routings
 
     @property
     def num_tokens(self) -> int:
@@ -126,6 +154,9 @@ class Request:
             finish_reason=self.finish_reason or "cancelled",
             prompt_token_ids=self.prompt_ids,
             top_logprobs=self.top_logprobs if self.params.logprobs else None,
+            prompt_logprobs=None if self.params.prompt_logprobs is None else [None, *self.prompt_logprobs],
+            prompt_top_logprobs=[{}, *self.prompt_top_logprobs] if self.params.prompt_logprobs else None,
+            routings=joined(self.routings) if self.routings else None,
             num_cached=self.num_cached,
             weights_version=self.weights_version or 0,
         )

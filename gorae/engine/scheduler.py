@@ -1,6 +1,6 @@
-"""Who may run: how much cache requests take side by side, and which of those that wait are read next.
+"""Who may run: how many pages requests take, and which of those that wait are read next.
 
-Nouns: Reading, the requests whose texts are being read. Counts tokens only; knows no tensor's shape but through them.
+Nouns: Reading, the requests whose texts are being read. Counts tokens and pages only; knows no tensor.
 """
 
 from collections import deque
@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gorae.engine.request import Request
-from gorae.kernels import TILE_KEYS, whole_pages
-from gorae.model import Page
+from gorae.kernels import TILE_KEYS
+from gorae.model import PageBook, pages_for
 
 
 @dataclass
@@ -20,12 +20,16 @@ class Reading:
     """
 
     requests: list[Request] = field(default_factory=list)
-    known: dict[tuple[int, ...], list[Page]] = field(default_factory=dict)
+    known: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
 
-    def joined_by(self, request: Request, find: Callable[[Sequence[int]], list[Page]]) -> "Reading":
+    def joined_by(self, request: Request, find: Callable[[Sequence[int]], list[int]]) -> "Reading":
         # The last token is always read: the next one follows from what the network says of it.
-        known = self.known if request.sequence in self.known else {request.sequence: find(request.sequence[:-1])}
-        return Reading([*self.requests, request], self.known | known)
+        known = dict(self.known)
+        if request.is_read_whole:
+            known[request.sequence] = []
+        elif request.sequence not in known:
+            known[request.sequence] = find(request.sequence[:-1])
+        return Reading([*self.requests, request], known)
 
     @property
     def num_new(self) -> list[int]:
@@ -33,9 +37,15 @@ class Reading:
         return [len(sequence) - TILE_KEYS * len(pages) for sequence, pages in self.known.items()]
 
     @property
-    def reach(self) -> int:
-        """Tokens that the longest row is written to, padding included."""
-        return max(self.num_new) + TILE_KEYS * max(map(len, self.known.values()))
+    def num_copied(self) -> int:
+        """Pages, at most, that equal sequences take when each gets a row of its own: a last one that is not full."""
+        return len(self.requests) - len(self.known)
+
+    def num_pages(self, book: PageBook) -> int:
+        """Pages that it takes of those available."""
+        idle = {page for pages in self.known.values() for page in pages if book.is_idle(page)}
+        fresh = sum(pages_for(len(sequence)) - len(pages) for sequence, pages in self.known.items())
+        return len(idle) + fresh + self.num_copied
 
     def is_one_pass(self, prefill_tokens: int) -> bool:
         """Whether the padded sequences are at most so many tokens, and no more than half of them padding."""
@@ -43,19 +53,13 @@ class Reading:
         return padded <= min(prefill_tokens, 2 * sum(self.num_new))
 
 
-def tokens_held(running: Sequence[Request], reading: Reading, *, spare: int = 0) -> int:
-    """Tokens of cache that requests take: a row each, all as long as the longest, `spare` tokens and whole pages."""
-    longest = max([request.num_tokens for request in running] + ([reading.reach] if reading.requests else []))
-    return (len(running) + len(reading.requests)) * whole_pages(longest + spare)
-
-
 def next_reading(
     waiting: deque[Request],
-    running: Sequence[Request],
-    find: Callable[[Sequence[int]], list[Page]],
+    num_running: int,
+    find: Callable[[Sequence[int]], list[int]],
+    book: PageBook,
     *,
     max_batch: int,
-    cache_tokens: int,
     prefill_tokens: int,
 ) -> Reading:
     """Take the head of the queue, as much as the cache and one pass have room for; alone, any request has room.
@@ -63,12 +67,13 @@ def next_reading(
     A page more than they take now is left to each, so that a request is not preempted as soon as it is admitted.
     """
     reading = Reading()
-    while waiting and len(running) + len(reading.requests) < max_batch:
+    while waiting and num_running + len(reading.requests) < max_batch:
         joined = reading.joined_by(waiting[0], find)
-        is_first = not running and not reading.requests
+        is_first = not num_running and not reading.requests
         if len(joined.known) > 1 and not joined.is_one_pass(prefill_tokens):
             break
-        if not is_first and tokens_held(running, joined, spare=TILE_KEYS) > cache_tokens:
+        spare = num_running + len(joined.requests)
+        if not is_first and joined.num_pages(book) + spare > book.num_available:
             break
         reading = joined
         waiting.popleft()

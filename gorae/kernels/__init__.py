@@ -5,12 +5,14 @@ gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` ro
 `cpu.cc` has compiled kernels too, which keep one order of summation; backend.py says which of the two runs.
 """
 
-from gorae.kernels.attention import attention
+from gorae.kernels.attention import attention, cached_attention
 from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.experts import expert_mlp
 from gorae.kernels.head_linear import head_linear
 from gorae.kernels.linear import linear
+from gorae.kernels.paged_attention import paged_attention
 from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
+from gorae.kernels.peak import multiply_add
 from gorae.kernels.rms_norm import rms_norm
 from gorae.kernels.rotary import rotary_angles, rotate
 from gorae.kernels.routing import Routing, expert_load, route
@@ -32,12 +34,15 @@ __all__ = [
     "Weight",
     "attention",
     "bands",
+    "cached_attention",
     "expert_load",
     "expert_mlp",
     "head_linear",
     "kernels_in_use",
     "linear",
+    "multiply_add",
     "pack",
+    "paged_attention",
     "panel_bytes",
     "rms_norm",
     "rotary_angles",

@@ -4,6 +4,8 @@
 #include "experts/cpu.cc"
 #include "experts/quantised.cc"
 #include "linear/cpu.cc"
+#include "paged_attention/cpu.cc"
+#include "peak/cpu.cc"
 #include "linear/quantised.cc"
 #include "rms_norm/cpu.cc"
 #include "sigmoid/cpu.cc"
@@ -15,14 +17,17 @@
 namespace gorae {
 
 const Operations GORAE_NAMED(GORAE_SET, operations) = {
-    GORAE_SET::linear<float>,
-    GORAE_SET::linear<Bfloat16>,
-    GORAE_SET::expert_mlp<float>,
-    GORAE_SET::expert_mlp<Bfloat16>,
+    {GORAE_SET::linear<Matrix<const float>>, GORAE_SET::expert_mlp<Matrix<const float>>},
+    {GORAE_SET::linear<Matrix<const Bfloat16>>, GORAE_SET::expert_mlp<Matrix<const Bfloat16>>},
+    {GORAE_SET::linear<HalfPanels>, GORAE_SET::expert_mlp<HalfPanels>},
+    {GORAE_SET::linear<BlockScaled>, GORAE_SET::expert_mlp<BlockScaled>},
     GORAE_SET::attention,
+    GORAE_SET::paged_attention<float>,
+    GORAE_SET::paged_attention<Bfloat16>,
     GORAE_SET::rms_norm,
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,
+    GORAE_SET::multiply_add,
     GORAE_SET::panel_linear,
     GORAE_SET::panel_experts,
 };

@@ -66,6 +66,27 @@ inline float widened(Bfloat16 number) {
     return wide;
 }
 
+inline float widened(Float8 number) {
+    if ((number.bits & 0x7f) == 0x7f) return NAN;
+    const int exponent = number.bits >> 3 & 15, mantissa = number.bits & 7;
+    const float size = exponent ? std::ldexp(8.0f + mantissa, exponent - 10) : std::ldexp(float(mantissa), -9);
+    return number.bits & 0x80 ? -size : size;
+}
+
+inline void load_halves(const Bfloat16* from, Lanes& left, Lanes& right) {
+    left = each_lane([&](int i) { return widened(from[2 * i]); });
+    right = each_lane([&](int i) { return widened(from[2 * i + 1]); });
+}
+
+inline Lanes load(const Bfloat16* from) {
+    return each_lane([&](int i) { return widened(from[i]); });
+}
+
+inline float tree_sum(const float* a) { return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])); }
+inline void store_sums(float* to, Lanes a, Lanes b, Lanes c, Lanes d) {
+    to[0] = tree_sum(a.value), to[1] = tree_sum(b.value), to[2] = tree_sum(c.value), to[3] = tree_sum(d.value);
+}
+
 template <class Number>
 inline void load_columns(const Number* const rows[8], long first, Lanes columns[8]) {
     for (int j = 0; j < 8; ++j) columns[j] = each_lane([&](int i) { return widened(rows[i][first + j]); });

@@ -43,15 +43,52 @@ Matrix<Number> matrix(std::uintptr_t address, long rows, long columns, long stri
 
 using Address = std::uintptr_t;
 
-// A matrix an expert: the address of their addresses or 0, the address of the first, and the numbers from one expert to
-// the next and from one row to the next.
-using Table = std::tuple<Address, Address, long, long>;
+// The kinds of weights, as gorae/kernels/weights.py numbers them.
+enum Kind { FLOAT32, BFLOAT16, HALF_PANELS, BLOCK_SCALED };
+
+// Where a weight lies: its address, that of its scales or 0, and the numbers from one row to the next of both. For a
+// matrix an expert there are the address of their addresses or 0, that of the first, and in the place of the scales'
+// stride what lies from one expert to the next; with scales, the addresses of their addresses.
+using Place = std::tuple<Address, Address, long, long>;
 
 template <class Number>
-Experts<Number> experts_of(const Table& table, long rows, long columns) {
-    auto [addresses, first, spacing, stride] = table;
-    return {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const Number*>(first), spacing, rows,
-            columns, stride};
+void locate(Matrix<const Number>& weight, const Place& place, long rows, long columns) {
+    auto [address, none, stride, nothing] = place;
+    weight = {reinterpret_cast<const Number*>(address), rows, columns, stride};
+}
+void locate(HalfPanels& weight, const Place& place, long rows, long columns) {
+    weight = {reinterpret_cast<const Bfloat16*>(std::get<0>(place)), rows, columns};
+}
+void locate(BlockScaled& weight, const Place& place, long rows, long columns) {
+    auto [address, scales, stride, scale_stride] = place;
+    weight = {reinterpret_cast<const Float8*>(address), reinterpret_cast<const float*>(scales), rows, columns, stride,
+              scale_stride};
+}
+
+template <class Number>
+void locate(Experts<Matrix<const Number>>& weights, const Place& place, long rows, long columns) {
+    auto [addresses, first, stride, spacing] = place;
+    weights = {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const Number*>(first), spacing, rows,
+               columns, stride};
+}
+void locate(Experts<HalfPanels>& weights, const Place& place, long rows, long columns) {
+    weights = {reinterpret_cast<const std::int64_t*>(std::get<0>(place)), rows, columns};
+}
+void locate(Experts<BlockScaled>& weights, const Place& place, long rows, long columns) {
+    auto [addresses, scales, stride, scale_stride] = place;
+    weights = {reinterpret_cast<const std::int64_t*>(addresses), reinterpret_cast<const std::int64_t*>(scales), rows,
+               columns, stride, scale_stride};
+}
+
+// run(the products of the kind, a weight of it)
+template <class Run>
+void for_kind(const Operations& operations, int kind, const Run& run) {
+    switch (kind) {
+        case FLOAT32: return run(operations.float32, Matrix<const float>{});
+        case BFLOAT16: return run(operations.bfloat16, Matrix<const Bfloat16>{});
+        case HALF_PANELS: return run(operations.half_panels, HalfPanels{});
+        case BLOCK_SCALED: return run(operations.block_scaled, BlockScaled{});
+    }
 }
 
 // An address, and the steps of struct Heads.
@@ -60,6 +97,20 @@ using Steps = std::tuple<Address, long, long, long>;
 Heads heads_of(const Steps& steps) {
     auto [address, sequence, head, token] = steps;
     return {reinterpret_cast<const float*>(address), sequence, head, token};
+}
+
+template <class Number>
+Pages<Number> pages_of(const Steps& steps) {
+    auto [address, page, head, token] = steps;
+    return {reinterpret_cast<const Number*>(address), page, head, token};
+}
+
+// Of struct PageTable.
+using Places = std::tuple<Address, long, long>;
+
+PageTable table_of(const Places& places) {
+    auto [address, row, page_tokens] = places;
+    return {reinterpret_cast<const std::int64_t*>(address), row, page_tokens};
 }
 
 void require_experts(const std::int64_t* chosen, long num_choices, long num_experts) {
@@ -74,38 +125,37 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
     nb::module_ set = parent.def_submodule(name);
     set.def(
         "linear",
-        [&operations](Address x, long rows, long x_stride, Address weight, bool is_bfloat16, long outputs, long inputs,
-                      long weight_stride, Address y, int threads) {
-            auto input = matrix<const float>(x, rows, inputs, x_stride);
-            auto output = matrix<float>(y, rows, outputs, outputs);
-            if (is_bfloat16)
-                operations.linear_bfloat16(input, matrix<const Bfloat16>(weight, outputs, inputs, weight_stride),
-                                           output, threads);
-            else
-                operations.linear_float32(input, matrix<const float>(weight, outputs, inputs, weight_stride), output,
-                                          threads);
+        [&operations](Address x, long rows, long x_stride, int kind, Place place, long outputs, long inputs, Address y,
+                      int threads) {
+            for_kind(operations, kind, [&](const auto& products, auto weight) {
+                locate(weight, place, outputs, inputs);
+                products.linear(matrix<const float>(x, rows, inputs, x_stride), weight,
+                                matrix<float>(y, rows, outputs, outputs), threads);
+            });
         },
         Release());
     set.def(
         "expert_mlp",
         [&operations](Address x, long tokens, long width, long x_stride, Address experts, Address weights, long active,
-                      long num_experts, long inner, bool is_bfloat16, Table gate, Table up, Table down, Address sheet,
+                      long num_experts, long inner, int kind, Place gate, Place up, Place down, Address sheet,
                       Address saved, Address workspace, Address y, int threads) {
-            auto job = [&](auto number) {
-                using Number = decltype(number);
+            auto chosen = reinterpret_cast<const std::int64_t*>(experts);
+            require_experts(chosen, tokens * active, num_experts);
+            nb::gil_scoped_release release;
+            for_kind(operations, kind, [&](const auto& products, auto weight) {
                 const long choices = tokens * active;
                 auto integers = reinterpret_cast<std::int64_t*>(sheet);
                 auto gates = reinterpret_cast<float*>(saved), ups = gates + choices * inner;
                 auto hidden = reinterpret_cast<float*>(workspace), inputs = hidden + choices * inner;
-                return ExpertMlp<Number>{
+                ExpertMlp<decltype(weight)> job{
                     matrix<const float>(x, tokens, width, x_stride),
-                    reinterpret_cast<const std::int64_t*>(experts),
+                    chosen,
                     reinterpret_cast<const float*>(weights),
                     active,
                     num_experts,
-                    experts_of<Number>(gate, inner, width),
-                    experts_of<Number>(up, inner, width),
-                    experts_of<Number>(down, width, inner),
+                    {},
+                    {},
+                    {},
                     integers,
                     integers + choices,
                     integers + 2 * choices,
@@ -116,26 +166,45 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                     {inputs + choices * width, choices, width, width},
                     matrix<float>(y, tokens, width, width),
                 };
-            };
-            require_experts(reinterpret_cast<const std::int64_t*>(experts), tokens * active, num_experts);
-            nb::gil_scoped_release release;
-            if (is_bfloat16)
-                operations.expert_mlp_bfloat16(job(Bfloat16{}), threads);
-            else
-                operations.expert_mlp_float32(job(float{}), threads);
+                locate(job.gate, gate, inner, width);
+                locate(job.up, up, inner, width);
+                locate(job.down, down, width, inner);
+                products.expert_mlp(job, threads);
+            });
         });
     set.def(
         "attention",
-        [&operations](Steps query, Steps key, Steps value, std::tuple<Address, long, long> mask,
-                      std::tuple<long, long, long, long, long, long> sizes, float scale, Address seen, Address y,
-                      int threads) {
+        [&operations](Steps query, Steps key, Steps value, std::tuple<Places, Places> tables, Address starts,
+                      std::tuple<Address, long, long> mask, std::tuple<long, long, long, long, long, long, long> sizes,
+                      float scale, Address seen, Address y, int threads) {
             auto [mask_at, mask_sequence, mask_query] = mask;
-            auto [sequences, heads, queries, keys, key_width, value_width] = sizes;
-            operations.attention({heads_of(query), heads_of(key), heads_of(value),
+            auto [sequences, heads, key_heads, queries, keys, key_width, value_width] = sizes;
+            operations.attention({heads_of(query), pages_of<float>(key), pages_of<float>(value),
+                                  table_of(std::get<0>(tables)), table_of(std::get<1>(tables)),
+                                  reinterpret_cast<const std::int64_t*>(starts),
                                   reinterpret_cast<const float*>(mask_at), mask_sequence, mask_query, sequences, heads,
-                                  queries, keys, key_width, value_width, scale, reinterpret_cast<std::int64_t*>(seen),
-                                  reinterpret_cast<float*>(y)},
+                                  key_heads, queries, keys, key_width, value_width, scale,
+                                  reinterpret_cast<std::int64_t*>(seen), reinterpret_cast<float*>(y)},
                                  threads);
+        },
+        Release());
+    set.def(
+        "paged_attention",
+        [&operations](Steps query, Steps key, Steps value, bool is_bfloat16, std::tuple<Places, Address> tables,
+                      std::tuple<long, long, long, long, long, long> sizes, float scale, Address y, int threads) {
+            auto [table, starts] = tables;
+            auto [sequences, heads, key_heads, queries, key_width, value_width] = sizes;
+            auto job = [&](auto number) {
+                using Number = decltype(number);
+                return PagedAttention<Number>{heads_of(query), pages_of<Number>(key), pages_of<Number>(value),
+                                              table_of(table), reinterpret_cast<const std::int64_t*>(starts),
+                                              sequences, heads, key_heads, queries, key_width, value_width, scale,
+                                              reinterpret_cast<float*>(y)};
+            };
+            if (is_bfloat16)
+                operations.paged_attention_bfloat16(job(Bfloat16{}), threads);
+            else
+                operations.paged_attention_float32(job(float{}), threads);
         },
         Release());
     set.def(
@@ -157,6 +226,12 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
         [&operations](Address gate, Address up, Address y, long count, int threads) {
             operations.swiglu(reinterpret_cast<const float*>(gate), reinterpret_cast<const float*>(up),
                               reinterpret_cast<float*>(y), count, threads);
+        },
+        Release());
+    set.def(
+        "multiply_add",
+        [&operations](long rounds, Address results, int threads) {
+            operations.multiply_add(rounds, reinterpret_cast<float*>(results), threads);
         },
         Release());
     set.def(

@@ -15,6 +15,9 @@ namespace gorae {
 struct Bfloat16 {
     std::uint16_t bits;
 };
+struct Float8 {  // float8_e4m3fn
+    std::uint8_t bits;
+};
 
 struct Half {
     std::uint16_t bits;
@@ -28,9 +31,28 @@ struct Matrix {
     Number* row(long index) const { return numbers + index * stride; }
 };
 
+// A weight is a Matrix of float or Bfloat16, or one of these two: rows are outputs, columns inputs.
+
+// Panels of 16 bits, as panels.py says: 16 outputs of an input side by side.
+struct HalfPanels {
+    const Bfloat16* numbers;
+    long rows, columns;
+};
+
+// A scale for each block of 128 rows and 128 columns, partial at the edges, `scale_stride` from one row of them to the
+// next. A number is the value times its scale, rounded to float.
+struct BlockScaled {
+    const Float8* numbers;
+    const float* scales;
+    long rows, columns, stride, scale_stride;
+};
+
 // One matrix an expert, all of one shape: expert e's lies at addresses[e], or else e · spacing after `first`.
+template <class Weight>
+struct Experts;
+
 template <class Number>
-struct Experts {
+struct Experts<Matrix<const Number>> {
     const std::int64_t* addresses;
     const Number* first;
     long spacing, rows, columns, stride;
@@ -41,15 +63,34 @@ struct Experts {
     }
 };
 
+template <>
+struct Experts<HalfPanels> {
+    const std::int64_t* addresses;
+    long rows, columns;
+
+    HalfPanels of(long expert) const { return {reinterpret_cast<const Bfloat16*>(addresses[expert]), rows, columns}; }
+};
+
+template <>
+struct Experts<BlockScaled> {
+    const std::int64_t *addresses, *scales;
+    long rows, columns, stride, scale_stride;
+
+    BlockScaled of(long expert) const {
+        return {reinterpret_cast<const Float8*>(addresses[expert]), reinterpret_cast<const float*>(scales[expert]), rows,
+                columns, stride, scale_stride};
+    }
+};
+
 // Choices are the (token, slot) pairs, P = tokens · active of them. Sorted rows are one a choice, by expert and then by
 // choice. The kernel fills all that comes after the weights.
-template <class Number>
+template <class Weight>
 struct ExpertMlp {
     Matrix<const float> x;             // [N, D]
     const std::int64_t* experts;       // [N, A]
     const float* weights;              // [N, A]
     long active, num_experts;
-    Experts<Number> gate, up, down;
+    Experts<Weight> gate, up, down;
     std::int64_t *choices, *rows;      // [P]: the choice of a sorted row, the sorted row of a choice
     std::int64_t* starts;              // [E + 1]: the first sorted row of each expert, and P
     Matrix<float> gates, ups, hidden;  // [P, F], sorted
@@ -67,14 +108,50 @@ struct Heads {
     }
 };
 
+
+
+// Numbers of a token of one key head lie side by side: the steps from one page, key head and token to the next.
+template <class Number>
+struct Pages {
+    const Number* numbers;
+    long page, head, token;
+};
+
+// Where the pages of sequences lie: page n of sequence b is number places[b * row + n]. Without places sequences lie
+// whole, one `row` steps after the other.
+struct PageTable {
+    const std::int64_t* places;
+    long row, page_tokens;
+
+    template <class Number>
+    const Number* page(const Pages<Number>& pages, long sequence, long head, long number) const {
+        const long at = places ? places[sequence * row + number] * pages.page : sequence * row + number * pages.page;
+        return pages.numbers + at + head * pages.head;
+    }
+};
+
 struct Attention {
-    Heads query, key, value;
-    const float* mask;  // [B or 1, T, S]: 0 where a query may look, minus infinity where not
+    Heads query;
+    Pages<float> key, value;
+    PageTable key_table, value_table;
+    const std::int64_t* starts;  // [B]: tokens before the first query, which sees those up to its own; or else a mask
+    const float* mask;           // [B or 1, T, S]: 0 where a query may look, minus infinity where not
     long mask_sequence, mask_query;  // steps; the first is 0 where one mask serves all sequences
-    long sequences, heads, queries, keys, key_width, value_width;
+    long sequences, heads, key_heads, queries, keys, key_width, value_width;
     float scale;
     std::int64_t* seen;  // [B or 1, T]: the kernel fills in how many keys there are up to the last one seen
     float* y;            // [B, T, H, V]
+};
+
+template <class Number>
+struct PagedAttention {
+    Heads query;
+    Pages<Number> key, value;  // of one address: a token's value is the beginning of its key
+    PageTable table;
+    const std::int64_t* starts;  // [B]: tokens before the first query
+    long sequences, heads, key_heads, queries, key_width, value_width;
+    float scale;
+    float* y;  // [B, T, H, V]
 };
 
 // Panels of 4 or 8 bits lie as panels.py says.
@@ -98,20 +175,32 @@ struct PanelExperts {
     Matrix<float> y;  // [N, D]
 };
 
-struct Operations {
+// What there is for one kind of weight.
+template <class Weight>
+struct Products {
     // y [M, N] = x [M, K] weight [N, K] transposed
-    void (*linear_float32)(Matrix<const float> x, Matrix<const float> weight, Matrix<float> y, int threads);
-    void (*linear_bfloat16)(Matrix<const float> x, Matrix<const Bfloat16> weight, Matrix<float> y, int threads);
-    void (*expert_mlp_float32)(const ExpertMlp<float>& job, int threads);
-    void (*expert_mlp_bfloat16)(const ExpertMlp<Bfloat16>& job, int threads);
+    void (*linear)(Matrix<const float> x, Weight weight, Matrix<float> y, int threads);
+    void (*expert_mlp)(const ExpertMlp<Weight>& job, int threads);
+};
+
+struct Operations {
+    Products<Matrix<const float>> float32;
+    Products<Matrix<const Bfloat16>> bfloat16;
+    Products<HalfPanels> half_panels;
+    Products<BlockScaled> block_scaled;
     // y = softmax(scale · query keyᵀ + mask) value
     void (*attention)(const Attention& job, int threads);
+    // the same over pages; a query sees the tokens up to its own
+    void (*paged_attention_float32)(const PagedAttention<float>& job, int threads);
+    void (*paged_attention_bfloat16)(const PagedAttention<Bfloat16>& job, int threads);
     // y = x · inverse · weight with inverse = 1 / sqrt(mean(x²) + eps), row by row
     void (*rms_norm)(Matrix<const float> x, const float* weight, float eps, Matrix<float> y, float* inverse,
                      int threads);
     // y = 1 / (1 + exp(-x)), and y = silu(gate) · up, element by element
     void (*sigmoid)(const float* x, float* y, long count, int threads);
     void (*swiglu)(const float* gate, const float* up, float* y, long count, int threads);
+    // the most a processor can do (peak/cpu.cc)
+    void (*multiply_add)(long rounds, float* results, int threads);
     // y = x Wᵀ and the routed experts, with weights of few bits and inputs rounded to 8
     void (*panel_linear)(const PanelLinear& job, int threads);
     void (*panel_experts)(const PanelExperts& job, int threads);

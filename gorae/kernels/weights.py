@@ -1,6 +1,7 @@
-"""What a product takes as its weight: a matrix in any float type, in DeepSeek's FP8, or in panels of few bits.
+"""What a product takes as its weight: a matrix in any float type, in DeepSeek's FP8, or in panels.
 
-So a checkpoint's tensors can stay as they are stored, mapped, until a product asks for them, some rows at a time.
+So a checkpoint's tensors can stay as they are stored, mapped. The compiled kernels read what has a `Place` as it lies;
+anything else becomes float32 when it is used, some rows at a time.
 """
 
 from collections.abc import Iterator
@@ -36,17 +37,67 @@ class BlockScaled(NamedTuple):
 Weight = Tensor | BlockScaled | Panels
 
 
+class Place(NamedTuple):
+    """Where a weight lies, for a compiled kernel: addresses, and the numbers from a row to the next."""
+
+    address: int
+    scales: int = 0
+    stride: int = 0
+    scale_stride: int = 0
+
+
+# The kinds of weights that the compiled kernels read, as native.cc numbers them.
+FLOAT32, BFLOAT16, HALF_PANELS, BLOCK_SCALED = range(4)
+_KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
+
+
+def kind_of(weight: Weight | None) -> int | None:
+    """The kind of a weight that the compiled kernels read as it lies; None if they do not."""
+    if isinstance(weight, Tensor):
+        return _KINDS.get(weight.dtype) if weight.is_cpu else None
+    if isinstance(weight, Panels):
+        return HALF_PANELS if weight.bits == 16 and weight.packed.is_cpu else None
+    if isinstance(weight, BlockScaled):
+        return BLOCK_SCALED if weight.values.is_cpu and weight.values.dtype == torch.float8_e4m3fn else None
+    return None
+
+
+def place_of(weight: Weight) -> Place:
+    """Of a weight that has a kind and contiguous rows."""
+    if isinstance(weight, Tensor):
+        return Place(weight.data_ptr(), 0, weight.stride(0))
+    if isinstance(weight, Panels):
+        return Place(weight.packed.data_ptr())
+    return Place(weight.values.data_ptr(), weight.scales.data_ptr(), weight.values.stride(0), weight.scales.stride(0))
+
+
+def with_contiguous_rows(weight: Weight) -> Weight:
+    """`weight`, or a copy of it that a kernel can read."""
+    if isinstance(weight, Tensor):
+        return weight if weight.stride(1) == 1 else weight.contiguous()
+    if isinstance(weight, Panels):
+        return weight if weight.packed.is_contiguous() else weight._replace(packed=weight.packed.contiguous())
+    if weight.values.stride(1) == 1 and weight.scales.stride(1) == 1 and weight.scales.dtype == torch.float32:
+        return weight
+    return BlockScaled(weight.values.contiguous(), weight.scales.float().contiguous())
+
+
 class HeldExperts(list[Weight]):
     """The matrices of a layer's experts, each held where it lies; the list is not changed once it is used."""
 
     @cached_property
-    def sample(self) -> Tensor | None:
-        """The first, where all are like it: dense rows of one type. None where they are not."""
-        first, *_ = self
-        if not isinstance(first, Tensor):
+    def kind(self) -> int | None:
+        """Of all of them, where they are alike and lie as the compiled kernels read them. None where not."""
+        kind = kind_of(self[0])
+        if kind is None or any(kind_of(one) != kind or with_contiguous_rows(one) is not one for one in self):
             return None
-        is_like = (isinstance(one, Tensor) and one.dtype == first.dtype and one.is_contiguous() for one in self)
-        return first if all(is_like) else None
+        strides = {place_of(one)[2:] for one in self}
+        return kind if len(strides) == 1 and len({one.shape for one in self}) == 1 else None
+
+    @cached_property
+    def place(self) -> Place:
+        """The address of their addresses, that of their scales', and the strides they share."""
+        return Place(self.addresses[0].data_ptr(), self.addresses[1].data_ptr(), *place_of(self[0])[2:])
 
     @cached_property
     def panels(self) -> Panels | None:
@@ -59,9 +110,8 @@ class HeldExperts(list[Weight]):
 
     @cached_property
     def addresses(self) -> Tensor:
-        """Where each lies, for a compiled kernel."""
-        held = (one.packed if isinstance(one, Panels) else one for one in self)
-        return torch.tensor([one.data_ptr() for one in held if isinstance(one, Tensor)])
+        """[2, E]: where each lies, and where its scales do."""
+        return torch.tensor([place_of(one)[:2] for one in self]).T.contiguous()
 
 
 def bands(weight: Weight) -> Iterator[Tensor]:

@@ -1,7 +1,18 @@
 """The one network: latent attention, routed experts, multi-token prediction. Knows no rank, no request, no file."""
 
-from gorae.model.cache import Cache, Page
+from gorae.model.cache import Cache, pages_for
 from gorae.model.moe import MixtureOfExperts
-from gorae.model.network import Features, Network
+from gorae.model.network import Features, Network, made_fast
+from gorae.model.pages import PageBook
+from gorae.model.reading import weight_bytes_read
 
-__all__ = ["Cache", "Features", "MixtureOfExperts", "Network", "Page"]
+__all__ = [
+    "Cache",
+    "Features",
+    "MixtureOfExperts",
+    "Network",
+    "PageBook",
+    "made_fast",
+    "pages_for",
+    "weight_bytes_read",
+]

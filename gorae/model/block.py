@@ -25,7 +25,7 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor, memory: LayerMemory | None = None
+        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None, memory: LayerMemory | None = None
     ) -> tuple[Tensor, Routing | None]:
         normed = rms_norm(x_BTD, self.attention_norm_D, self.norm_eps)
         x_BTD = x_BTD + self.attention(normed, angles, mask_B1TS, memory)

@@ -1,113 +1,204 @@
-"""What decoding remembers: the expanded keys and values of every layer, one row a sequence.
+"""What decoding remembers: keys and values of every layer in pages of `TILE_KEYS` tokens; in fast mode, latents.
 
-Rows in use are always the first ones, so that a step reads plain views. Knows no request and no sampling.
+Nouns: a row is a sequence and holds the pages of its tokens, in order; whole pages may be shared by rows. A latent is a
+key of one head, whose value is its beginning. Knows no request and no sampling.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gorae.config import ModelConfig
-from gorae.kernels import TILE_KEYS, whole_pages
+from gorae.kernels import TILE_KEYS
+from gorae.model.pages import PageBook
+
+FAST_TYPE = torch.bfloat16  # of what fast mode remembers
 
 
-class Page(NamedTuple):
-    """What every layer remembers of `TILE_KEYS` tokens, a copy that may outlive its row."""
+class Remembered(NamedTuple):
+    """What one layer remembers of sequences: token s of sequence b lies in page table_BM[b, s // P] at place s % P.
 
-    keys_LHPK: Tensor
-    values_LHPV: Tensor
+    starts_B: tokens before those that were added last.
+    """
+
+    keys_NJPK: Tensor
+    values_NJPV: Tensor
+    table_BM: Tensor
+    starts_B: Tensor
 
 
 class Cache:
-    """Keys and values of up to `num_rows` sequences; room for tokens grows as they come."""
+    """Rows over `num_pages` pages, whose memory is touched as they are used.
 
-    def __init__(self, config: ModelConfig, num_rows: int) -> None:
+    Who works on a bounded cache reserves pages, so that padding takes none. Without a bound there are ever more pages,
+    and rows take them by themselves.
+    """
+
+    def __init__(
+        self, config: ModelConfig, num_rows: int = 0, *, num_pages: int | None = None, is_fast: bool = False
+    ) -> None:
+        self.is_bounded = num_pages is not None
+        self.book = PageBook(num_pages or 0)
         self.lengths_B = torch.zeros(num_rows, dtype=torch.long)
-        heads = config.key_heads
+        self.held: list[list[int]] = [[] for _ in range(num_rows)]
+        self.table_BM = torch.zeros(num_rows, 1, dtype=torch.long)  # `held`, and page 0 behind it
+        heads, self.latent_dim = config.key_heads, config.latent_dim if is_fast else None
+        widths, dtype = [config.key_dim, config.value_dim], FAST_TYPE if is_fast else torch.float32
+        if self.latent_dim is not None:
+            heads, widths = 1, [self.latent_dim + config.rope_dim]
         self.layers = [
-            (torch.zeros(num_rows, heads, 0, config.key_dim), torch.zeros(num_rows, heads, 0, config.value_dim))
+            [torch.empty(1 + self.book.num_pages, heads, TILE_KEYS, width, dtype=dtype) for width in widths]
             for _ in range(config.num_layers)
         ]
 
     @property
-    def room(self) -> int:
-        """Tokens that a row can hold."""
-        return self.layers[0][0].shape[2]
+    def num_rows(self) -> int:
+        return len(self.held)
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that all rows can hold, used or not: what the cache takes in memory."""
-        return len(self.lengths_B) * self.room
+    def num_missing(self, row: int, num_tokens: int) -> int:
+        """Pages to take before a row has room for `num_tokens` tokens."""
+        return max(0, pages_for(num_tokens) - len(self.held[row]))
 
-    def reserve(self, num_tokens: int) -> None:
-        """Make room for `num_tokens` tokens a row."""
-        if num_tokens > self.room:
-            self.resize(len(self.lengths_B), num_tokens)
+    def add_row(self, pages: Sequence[int] = ()) -> None:
+        """Add a row that remembers these whole pages, shared with whoever holds or keeps them."""
+        self.book.hold(pages)
+        self.held.append(list(pages))
+        self.lengths_B = F.pad(self.lengths_B, (0, 1), value=len(pages) * TILE_KEYS)
+        self.table_BM = F.pad(self.table_BM, (0, 0, 0, 1))
+        self._write_table(self.num_rows - 1, 0)
 
-    def resize(self, num_rows: int, num_tokens: int) -> None:
-        """Hold `num_rows` rows of `num_tokens` tokens, in whole pages; what lies beyond either is forgotten."""
-        rows, room = min(num_rows, len(self.lengths_B)), min(whole_pages(num_tokens), self.room)
+    def reserve(self, row: int, num_tokens: int) -> None:
+        """Let a row hold pages for `num_tokens` tokens."""
+        first, num_new = len(self.held[row]), self.num_missing(row, num_tokens)
+        if num_new:
+            self.held[row] += [self._take() for _ in range(num_new)]
+            self._write_table(row, first)
 
-        def resized(held: Tensor) -> Tensor:
-            larger = held.new_zeros(num_rows, held.shape[1], whole_pages(num_tokens), held.shape[3])
-            larger[:rows, :, :room] = held[:rows, :, :room]
-            return larger
+    def take_back(self, row: int, length: int) -> None:
+        """Let a row forget what follows its first `length` tokens."""
+        self.lengths_B[row] = length
+        num_pages = pages_for(length)
+        self.book.let_go(self.held[row][num_pages:])
+        del self.held[row][num_pages:]
+        self.table_BM[row, num_pages:] = 0
 
-        for layer, (keys, values) in enumerate(self.layers):  # one after the other: only a layer is held twice
-            self.layers[layer] = (resized(keys), resized(values))
-        lengths_B = self.lengths_B.new_zeros(num_rows)
-        lengths_B[:rows] = self.lengths_B[:rows]
-        self.lengths_B = lengths_B
+    def arrange(self, order: Sequence[int]) -> None:
+        """Rows are from now on those of `order`, in its order; the others are forgotten.
 
-    def extend(self, layer: int, rows: slice, key_BHTK: Tensor, value_BHTV: Tensor) -> tuple[Tensor, Tensor]:
-        """Write T new tokens after each row's length; return keys and values from the start on, [B, H, S, ·].
-
-        S is a whole number of key pages: what lies beyond a row's tokens is for the mask to hide.
+        A row that is named again shares its whole pages and copies the last, where it is not full.
         """
-        num_new = key_BHTK.shape[2]
-        start_B = self.lengths_B[rows]
-        num_held = whole_pages(int(start_B.max()) + num_new)
-        which_B1 = torch.arange(rows.start, rows.stop)[:, None]
-        places_BT = start_B[:, None] + torch.arange(num_new)
-        views = []
-        for held, new in zip(self.layers[layer], (key_BHTK, value_BHTV), strict=True):
-            held[which_B1, :, places_BT] = new.transpose(1, 2)
-            views.append(held[rows, :, :num_held])
-        return views[0], views[1]
+        for row in set(range(self.num_rows)) - set(order):
+            self.book.let_go(self.held[row])
+        held: list[list[int]] = []
+        copies: dict[int, int] = {}
+        seen: set[int] = set()
+        lengths = self.lengths_B.tolist()
+        for row in order:
+            pages = self.held[row]
+            if row in seen:
+                whole, rest = pages[: lengths[row] // TILE_KEYS], pages[lengths[row] // TILE_KEYS :]
+                self.book.hold(whole)
+                fresh = [self._take() for _ in rest]
+                copies |= zip(fresh, rest, strict=True)
+                pages = whole + fresh
+            seen.add(row)
+            held.append(pages)
+        self.held = held
+        which = torch.tensor(order, dtype=torch.long)
+        self.lengths_B, self.table_BM = self.lengths_B[which], self.table_BM[which]
+        if copies:
+            self._copy(copies)
 
-    def adopt(self, rows: list[int], source: "Cache", source_rows: list[int]) -> None:
-        """Let `rows` remember what `source_rows` of another cache, or of this one, remember."""
-        lengths = source.lengths_B[source_rows]
-        num_held = int(lengths.max())
-        self.reserve(num_held)
-        for mine, theirs in zip(self.layers, source.layers, strict=True):
-            for held, given in zip(mine, theirs, strict=True):
-                held[rows, :, :num_held] = given[source_rows, :, :num_held]
-        self.lengths_B[rows] = lengths
+    def memories(self, rows: slice, num_new: int) -> list["LayerMemory"]:
+        """Each layer's memory of these rows, to be given `num_new` more tokens of each."""
+        places = self.places(rows, num_new)
+        return [LayerMemory(self, layer, places) for layer in range(len(self.layers))]
 
-    def copy_page(self, row: int, number: int) -> Page:
-        """The tokens from `number` whole pages after the row's start."""
-        place = slice(number * TILE_KEYS, (number + 1) * TILE_KEYS)
-        keys, values = zip(*self.layers, strict=True)
-        return Page(*(torch.stack([held[row, :, place] for held in kind]) for kind in (keys, values)))
+    def places(self, rows: slice, num_new: int) -> "Places":
+        """Where `num_new` more tokens of each row go; those beyond the pages it holds go to page 0."""
+        starts_B = self.lengths_B[rows]
+        if not self.is_bounded:
+            for row, start in enumerate(starts_B.tolist(), rows.start):
+                self.reserve(row, start + num_new)
+        places_BT = starts_B[:, None] + torch.arange(num_new)
+        self._widen_table(pages_for(int(starts_B.max()) + num_new))
+        table_BM = self.table_BM[rows]
+        return Places(table_BM, starts_B, table_BM.gather(1, places_BT // TILE_KEYS), places_BT % TILE_KEYS)
 
-    def begin(self, row: int, pages: Sequence[Page]) -> None:
-        """Let a row remember these pages and nothing else."""
-        self.lengths_B[row] = len(pages) * TILE_KEYS
-        self.reserve(len(pages) * TILE_KEYS)
-        for number, page in enumerate(pages):
-            place = slice(number * TILE_KEYS, (number + 1) * TILE_KEYS)
-            for layer, (keys, values) in enumerate(self.layers):
-                keys[row, :, place], values[row, :, place] = page.keys_LHPK[layer], page.values_LHPV[layer]
+    def _take(self) -> int:
+        if not self.is_bounded and not self.book.num_free:
+            self._grow(max(16, 2 * self.book.num_pages))
+        return self.book.take()
+
+    def _grow(self, num_pages: int) -> None:
+        more = num_pages - self.book.num_pages
+        self.book.num_pages = num_pages
+        for kinds in self.layers:
+            kinds[:] = [torch.cat((held, held.new_empty(more, *held.shape[1:]))) for held in kinds]
+
+    def _copy(self, copies: dict[int, int]) -> None:
+        targets, sources = torch.tensor(list(copies)), torch.tensor(list(copies.values()))
+        for kinds in self.layers:
+            for held in kinds:
+                held[targets] = held[sources]
+        for row, pages in enumerate(self.held):
+            if pages and pages[-1] in copies:
+                self._write_table(row, 0)
+
+    def _write_table(self, row: int, first: int) -> None:
+        pages = self.held[row][first:]
+        self._widen_table(first + len(pages))
+        self.table_BM[row, first : first + len(pages)] = torch.tensor(pages, dtype=torch.long)
+
+    def _widen_table(self, width: int) -> None:
+        if (held := self.table_BM.shape[1]) < width:
+            self.table_BM = F.pad(self.table_BM, (0, max(width, 2 * held) - held))
+
+
+class Places(NamedTuple):
+    """Pages of some rows, and the page and the place in it of each of their new tokens."""
+
+    table_BM: Tensor
+    starts_B: Tensor
+    pages_BT: Tensor
+    places_BT: Tensor
 
 
 class LayerMemory:
-    """One layer's share of a cache: the rows a forward pass works on."""
+    """One layer's share of a cache in a forward pass over some rows."""
 
-    def __init__(self, cache: Cache, layer: int, rows: slice) -> None:
-        self.cache, self.layer, self.rows = cache, layer, rows
+    def __init__(self, cache: Cache, layer: int, places: Places) -> None:
+        self.cache, self.layer, self.places = cache, layer, places
 
-    def extend(self, key_BHTK: Tensor, value_BHTV: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cache.extend(self.layer, self.rows, key_BHTK, value_BHTV)
+    def extend(self, key_BJTK: Tensor, value_BJTV: Tensor | None = None) -> Remembered:
+        """Write the new tokens; returns all that the rows remember, from the start on."""
+        kinds, new = self.cache.layers[self.layer], (key_BJTK, value_BJTV)
+        table_BM, starts_B, pages_BT, places_BT = self.places
+        for held, one in zip(kinds, new, strict=False):
+            assert one is not None, "keys of several heads come with values"
+            held[pages_BT, :, places_BT] = one.transpose(1, 2).to(held.dtype)
+        keys_NJPK, values_NJPV = kinds if len(kinds) == 2 else (kinds[0], kinds[0][..., : self.cache.latent_dim])
+        return Remembered(keys_NJPK, values_NJPV, table_BM, starts_B)
+
+
+def pages_for(num_tokens: int) -> int:
+    """Pages that so many tokens take."""
+    return -(-num_tokens // TILE_KEYS)
+
+
+def own_pages(key_BJTK: Tensor, value_BJTV: Tensor | None = None, *, latent_dim: int | None = None) -> Remembered:
+    """Sequences that are read whole and not to be remembered, in pages; values are given, or begin the keys."""
+    num_rows, num_tokens = len(key_BJTK), key_BJTK.shape[2]
+    num_pages = pages_for(num_tokens)
+
+    def paged(held_BJTK: Tensor) -> Tensor:
+        filled = F.pad(held_BJTK, (0, 0, 0, num_pages * TILE_KEYS - num_tokens))
+        return filled.unflatten(2, (num_pages, TILE_KEYS)).transpose(1, 2).flatten(0, 1)
+
+    keys_NJPK = paged(key_BJTK.to(FAST_TYPE))
+    values_NJPV = keys_NJPK[..., :latent_dim] if value_BJTV is None else paged(value_BJTV.to(FAST_TYPE))
+    table_BM = torch.arange(num_rows * num_pages).view(num_rows, num_pages)
+    return Remembered(keys_NJPK, values_NJPV, table_BM, torch.zeros(num_rows, dtype=torch.long))

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from gorae.config import ModelConfig
-from gorae.kernels import attention, linear, rotate
+from gorae.kernels import attention, cached_attention, linear, paged_attention, rotate
 from gorae.model.bias import bias, shifted
-from gorae.model.cache import LayerMemory
+from gorae.model.cache import LayerMemory, own_pages
 from gorae.model.rope import softmax_scale
 
 
 class GroupedAttention(nn.Module):
-    """Plain heads, wholly rotated; biases as the config has them."""
+    """Plain heads, wholly rotated; biases as the config has them. Fast mode remembers fewer bits of a number."""
+
+    is_fast = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -29,19 +31,35 @@ class GroupedAttention(nn.Module):
         self.value_bias_JV = bias(key_heads * config.value_dim, config.attention_bias)
         self.output_bias_D = bias(model, config.output_bias)
 
-    def forward(self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor, memory: LayerMemory | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None, memory: LayerMemory | None = None
+    ) -> Tensor:
         config = self.config
         query_BHTK = heads_of(shifted(linear(x_BTD, self.query_HKD), self.query_bias_HK), config.num_heads)
-        key_BJSK = heads_of(shifted(linear(x_BTD, self.key_JKD), self.key_bias_JK), config.key_heads)
-        value_BJSV = heads_of(shifted(linear(x_BTD, self.value_JVD), self.value_bias_JV), config.key_heads)
+        key_BJTK = heads_of(shifted(linear(x_BTD, self.key_JKD), self.key_bias_JK), config.key_heads)
+        value_BJTV = heads_of(shifted(linear(x_BTD, self.value_JVD), self.value_bias_JV), config.key_heads)
         query_BHTK = rotate(query_BHTK, angles, interleaved=config.rope_interleaved)
-        key_BJSK = rotate(key_BJSK, angles, interleaved=config.rope_interleaved)
+        key_BJTK = rotate(key_BJTK, angles, interleaved=config.rope_interleaved)
+        mixed_BTHV = self.attend(query_BHTK, key_BJTK, value_BJTV, mask_B1TS, memory)
+        return shifted(linear(mixed_BTHV.flatten(2), self.output_DHV), self.output_bias_D)
+
+    def attend(
+        self,
+        query_BHTK: Tensor,
+        key_BJTK: Tensor,
+        value_BJTV: Tensor,
+        mask_B1TS: Tensor | None,
+        memory: LayerMemory | None,
+    ) -> Tensor:
+        """In fast mode keys and values are rounded to the cache's type before they are used, even without a cache."""
+        scale = softmax_scale(self.config)
+        if self.is_fast:
+            held = memory.extend(key_BJTK, value_BJTV) if memory else own_pages(key_BJTK, value_BJTV)
+            return paged_attention(query_BHTK.transpose(1, 2), *held, scale)
         if memory is not None:
-            key_BJSK, value_BJSV = memory.extend(key_BJSK, value_BJSV)
-        sharing = config.num_heads // config.key_heads
-        key_BHSK, value_BHSV = (held.repeat_interleave(sharing, dim=1) for held in (key_BJSK, value_BJSV))
-        mixed_BHTV = attention(query_BHTK, key_BHSK, value_BHSV, mask_B1TS, softmax_scale(config))
-        return shifted(linear(mixed_BHTV.transpose(1, 2).flatten(2), self.output_DHV), self.output_bias_D)
+            return cached_attention(query_BHTK.transpose(1, 2), *memory.extend(key_BJTK, value_BJTV), scale)
+        assert mask_B1TS is not None, "whole sequences are looked at through a mask"
+        return attention(query_BHTK, key_BJTK, value_BJTV, mask_B1TS, scale).transpose(1, 2)
 
 
 def heads_of(x_BTO: Tensor, num_heads: int) -> Tensor:

@@ -21,7 +21,7 @@ class NextTokenModule(nn.Module):
         self.head_norm_D = nn.Parameter(torch.ones(config.model_dim))
 
     def forward(
-        self, hidden_BTD: Tensor, next_embedding_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor
+        self, hidden_BTD: Tensor, next_embedding_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None
     ) -> tuple[Tensor, Routing | None]:
         """Features that the head turns into the token two places on; `hidden` is the previous depth's output."""
         embedding = rms_norm(next_embedding_BTD, self.embedding_norm_D, self.norm_eps)

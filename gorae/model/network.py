@@ -3,6 +3,7 @@
 Training passes whole sequences; decoding passes a cache and the rows it works on. Both run the same lines.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gorae.config import ModelConfig
-from gorae.kernels import Routing, linear, rms_norm, rotary_angles, whole_pages
+from gorae.kernels import Routing, linear, rms_norm, rotary_angles
 from gorae.model.block import Block
 from gorae.model.cache import Cache, LayerMemory
+from gorae.model.gqa import GroupedAttention
+from gorae.model.mla import LatentAttention, absorbed_matrices
 from gorae.model.mtp import NextTokenModule
 from gorae.model.rope import angle_scale, rotary_frequencies
 
@@ -31,39 +34,57 @@ class Network(nn.Module):
     place: a tensor in a narrower type, FP8 with its scales, a list of matrices instead of the stacked experts.
     """
 
+    is_fast = False  # whether latent attention has the matrices of its absorbed form, in place of the up-projection
+
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         self.embedding_WD = nn.Parameter(torch.empty(config.vocab_size, config.model_dim))
         self.blocks = nn.ModuleList(Block(config, dense=config.is_dense(i)) for i in range(config.num_layers))
         self.norm_D = nn.Parameter(torch.ones(config.model_dim))
-        self.head_WD = None if config.tie_embeddings else nn.Parameter(torch.empty_like(self.embedding_WD))
+        self.head_WD = None if config.tie_embeddings else nn.Parameter(torch.empty(self.embedding_WD.shape))
         self.mtp = nn.ModuleList(NextTokenModule(config) for _ in range(config.num_mtp_modules))
         self.draw_weights(seed)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether attention takes the form of fast mode; latent attention then has the matrices of that form."""
+        return next(self.attentions()).is_fast
+
+    @is_fast.setter
+    def is_fast(self, is_fast: bool) -> None:
+        for attention in self.attentions():
+            attention.is_fast = is_fast
+
+    def attentions(self) -> Iterator[GroupedAttention | LatentAttention]:
+        for module in self.modules():
+            if isinstance(module, GroupedAttention | LatentAttention):
+                yield module
 
     @torch.no_grad()
     def draw_weights(self, seed: int) -> None:
         """Normal weights of the configured deviation for every matrix; norms stay one."""
+        if self.embedding_WD.is_meta:  # without memory there is nothing to draw
+            return
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=self.config.init_std, generator=generator)
 
     def forward(self, token_ids_BT: Tensor, cache: Cache | None = None, rows: slice | None = None) -> Features:
-        """Features of every position; with a cache, of the tokens that follow what `rows` hold.
+        """Features of every position; with a cache, of the tokens that follow what `rows` hold, which are remembered.
 
-        token_ids_BT: [B, T] integers below vocab_size. Padding goes on the right: no token sees what follows it.
+        token_ids_BT: [B, T] integers below vocab_size. Padding goes on the right: no token sees what follows it. A
+        row's length is for the caller to raise, by the tokens that are no padding. There is no gradient with a cache.
         """
         if cache is None:
             return self.run_blocks(token_ids_BT, torch.zeros(1, dtype=torch.long))
         rows = rows or slice(0, token_ids_BT.shape[0])
-        start_B = cache.lengths_B[rows]
-        cache.reserve(int(start_B.max()) + token_ids_BT.shape[1])
-        memories = [LayerMemory(cache, layer, rows) for layer in range(self.config.num_layers)]
-        return self.run_blocks(token_ids_BT, start_B, memories)
+        memories = cache.memories(rows, token_ids_BT.shape[1])
+        return self.run_blocks(token_ids_BT, cache.lengths_B[rows], memories)
 
     def run_blocks(self, token_ids_BT: Tensor, start_B: Tensor, memories: list[LayerMemory] | None = None) -> Features:
-        angles, mask_B1TS = self.places(start_B, token_ids_BT.shape[1], whole=memories is not None)
+        angles, mask_B1TS = self.places(start_B, token_ids_BT.shape[1], is_masked=memories is None)
         x_BTD = self.embed(token_ids_BT)
         routings = []
         for layer, block in enumerate(self.blocks):
@@ -75,17 +96,17 @@ class Network(nn.Module):
     def embed(self, token_ids_BT: Tensor) -> Tensor:
         return F.embedding(token_ids_BT, self.embedding_WD).float()
 
-    def places(self, start_B: Tensor, num_tokens: int, *, whole: bool = False) -> tuple[Tensor, Tensor]:
+    def places(self, start_B: Tensor, num_tokens: int, *, is_masked: bool = True) -> tuple[Tensor, Tensor | None]:
         """Rotary angles [2, B, 1, T, R/2] and causal mask [B, 1, T, S] of `num_tokens` tokens from each start.
 
-        `whole` rounds the keys up to whole pages, as a cache holds them.
+        Attention over pages takes no mask: it is causal.
         """
         positions_BT = start_B[:, None] + torch.arange(num_tokens)
         frequencies = rotary_frequencies(self.config)
         angles = rotary_angles(positions_BT, frequencies, angle_scale(self.config))[:, :, None]
-        num_keys = int(start_B.max()) + num_tokens
-        keys_S = torch.arange(whole_pages(num_keys) if whole else num_keys)
-        hidden_BTS = keys_S > positions_BT[..., None]
+        if self.is_fast or not is_masked:
+            return angles, None
+        hidden_BTS = torch.arange(int(start_B.max()) + num_tokens) > positions_BT[..., None]
         mask_B1TS = torch.zeros(hidden_BTS.shape).masked_fill_(hidden_BTS, float("-inf"))[:, None]
         return angles, mask_B1TS
 
@@ -106,3 +127,15 @@ class Network(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits [..., W] of features [..., D]."""
         return linear(hidden, self.embedding_WD if self.head_WD is None else self.head_WD)
+
+
+def made_fast(network: Network) -> Network:
+    """Give `network` the form of fast mode, for good: it does not learn any more. Returns the same network."""
+    network.requires_grad_(False)
+    for attention in network.attentions():
+        if isinstance(attention, LatentAttention):
+            pair = absorbed_matrices(attention.latent_up_HKVC, network.config)
+            del attention.latent_up_HKVC
+            attention.key_absorb_HCK, attention.value_up_HVC = (nn.Parameter(one, requires_grad=False) for one in pair)
+    network.is_fast = True
+    return network

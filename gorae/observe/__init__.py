@@ -4,7 +4,7 @@ from gorae.observe.bill import Bill, PublishedBill, StageBill, read_published
 from gorae.observe.figures import format_bytes, format_count, format_flops, format_hours, format_seconds, format_usd
 from gorae.observe.ledger import Ledger, Meter, Spent
 from gorae.observe.log import log
-from gorae.observe.memory import control_group_texts, memory_bytes
+from gorae.observe.memory import HeldMemory, control_group_texts, held_memory, memory_bytes
 from gorae.observe.metrics import MetricsWriter, read_metrics
 from gorae.observe.prices import Price, PriceTable, read_prices
 from gorae.observe.processor import processor_name
@@ -13,6 +13,7 @@ from gorae.observe.replace import replace_text
 
 __all__ = [
     "Bill",
+    "HeldMemory",
     "Ledger",
     "Meter",
     "MetricsWriter",
@@ -29,6 +30,7 @@ __all__ = [
     "format_hours",
     "format_seconds",
     "format_usd",
+    "held_memory",
     "log",
     "memory_bytes",
     "processor_name",

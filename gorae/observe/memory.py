@@ -1,7 +1,18 @@
-"""How much memory this process could still take, as the system and its control groups tell."""
+"""How much memory this process could still take and what a process holds, as the system and control groups tell."""
 
 import os
 from pathlib import Path
+from typing import NamedTuple
+
+
+class HeldMemory(NamedTuple):
+    """Bytes of a process: `anonymous` are its own pages; `proportional` adds its share of pages of files and of others.
+
+    Pages of mapped files can be dropped and read again, the anonymous ones can not.
+    """
+
+    anonymous: int
+    proportional: int
 
 
 def memory_bytes() -> tuple[int, int]:
@@ -14,6 +25,13 @@ def memory_bytes() -> tuple[int, int]:
     limits = [*control_group_texts("memory.max"), _text(Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))]
     total = min([present, *(int(limit) for limit in limits if limit.strip().isdigit())])
     return min(available, total), total
+
+
+def held_memory(process_id: int | str = "self") -> HeldMemory | None:
+    """What a process holds now; None where the system does not say (only Linux does)."""
+    lines = _text(Path(f"/proc/{process_id}/smaps_rollup")).splitlines()[1:]
+    sizes = {name: 1024 * int(size.split()[0]) for name, _, size in (line.partition(":") for line in lines)}
+    return HeldMemory(sizes["Anonymous"], sizes["Pss"]) if sizes else None
 
 
 def control_group_texts(name: str) -> list[str]:

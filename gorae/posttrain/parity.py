@@ -1,17 +1,12 @@
 """Does the trainer differentiate what the engine sampled? Log-probabilities and routing decisions, side by side."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from gorae.engine import Engine, Event, SamplingParams, ServableModel
-from gorae.kernels import Routing, whole_pages
-from gorae.model import MixtureOfExperts, Network
+from gorae.engine import Engine, SamplingParams, ServableModel
+from gorae.kernels import whole_pages
 from gorae.posttrain.sft import training_row
 from gorae.train import pad_batch, token_log_probs
 
@@ -43,76 +38,29 @@ def measure_parity(model: ServableModel, prompts: Sequence[list[int]], *, num_to
             "positions of the model; shorten one of them"
         )
     rows = whole_pages(longest + num_tokens) * len(prompts)
-    engine = NotingEngine(model, max_batch=len(prompts), cache_tokens=4 * rows, prefill_tokens=rows, prefix_cache=False)
-    params = [SamplingParams(max_tokens=num_tokens, seed=seed + i, ignore_eos=True) for i in range(len(prompts))]
-    with recorded_experts(model.network) as engine_experts:
-        outputs = engine.generate(list(prompts), params)
-    rows = [training_row(output.prompt_token_ids, output.token_ids) for output in outputs]
-    batch = pad_batch(rows, pad_id=0)
-    with recorded_experts(model.network) as trainer_experts, torch.no_grad():
-        hidden_BTD = model.network(batch.token_ids_BT[:, :-1]).hidden_BTD
+    engine = Engine(model, max_batch=len(prompts), cache_tokens=4 * rows, prefill_tokens=rows, prefix_cache=False)
+    has_experts = not all(map(model.config.is_dense, range(model.config.num_layers)))
+    params = [
+        SamplingParams(max_tokens=num_tokens, seed=seed + i, ignore_eos=True, routings=has_experts)
+        for i in range(len(prompts))
+    ]
+    outputs = engine.generate(list(prompts), params)
+    batch = pad_batch([training_row(output.prompt_token_ids, output.token_ids) for output in outputs], pad_id=0)
+    with torch.no_grad():
+        features = model.network(batch.token_ids_BT[:, :-1])
         chosen = batch.weights_BT[:, 1:] > 0
-        log_probs_N = token_log_probs(model.network, hidden_BTD[chosen], batch.token_ids_BT[:, 1:][chosen])
+        log_probs_N = token_log_probs(model.network, features.hidden_BTD[chosen], batch.token_ids_BT[:, 1:][chosen])
     reported_N = torch.tensor([log_prob for output in outputs for log_prob in output.logprobs])
-    disagreements, num_routings = 0, 0
-    for passes, (trained_BTA,) in zip(engine_experts.values(), trainer_experts.values(), strict=True):
-        for decided_TA, trained_TA in zip(by_prompt(passes, engine.rows, prompts), trained_BTA, strict=True):
-            disagreements += int((decided_TA != trained_TA[: len(decided_TA)]).any(-1).sum())
-            num_routings += len(decided_TA)
+    decided = [output.routings.experts_LTA for output in outputs if output.routings]
+    trained = [routing.experts_NA.unflatten(0, features.hidden_BTD.shape[:2]) for routing in features.routings]
+    disagreements = sum(
+        int((decided_TA != trained_BTA[place, : len(decided_TA)]).any(-1).sum())
+        for place, decided_LTA in enumerate(decided)
+        for decided_TA, trained_BTA in zip(decided_LTA, trained, strict=True)
+    )
     return Parity(
         max_difference=(log_probs_N - reported_N).abs().max().item(),
         routing_disagreements=disagreements,
         num_tokens=len(reported_N),
-        num_routings=num_routings,
+        num_routings=sum(decided_LTA.shape[:2].numel() for decided_LTA in decided),
     )
-
-
-class NotingEngine(Engine):
-    """Notes the requests of every step, in the order of rows: those decoded, then those whose prompts were read."""
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self.rows: list[list[int]] = []
-
-    def step(self) -> list[Event]:
-        events = super().step()
-        self.rows.append([event.request_id for event in events])
-        return events
-
-
-def by_prompt(passes: list[Tensor], rows: list[list[int]], prompts: Sequence[list[int]]) -> list[Tensor]:
-    """The engine's decisions for each prompt and its reply but the last token, [T, A]; equal prompts were read once."""
-    parts: dict[int, list[Tensor]] = {}
-    upcoming = iter(passes)
-    prompt_of = dict(enumerate(map(tuple, prompts), start=1))  # by the ids that the engine gave them
-    for requests in rows:
-        decoded, read = [r for r in requests if r in parts], [r for r in requests if r not in parts]
-        if decoded:
-            for request, decided_TA in zip(decoded, next(upcoming), strict=True):
-                parts[request].append(decided_TA)
-        if read:
-            distinct = dict.fromkeys(prompt_of[request] for request in read)
-            decided_of = dict(zip(distinct, next(upcoming), strict=True))
-            parts |= {r: [decided_of[prompt_of[r]][: len(prompt_of[r])]] for r in read}
-    return [torch.cat(parts[request]) for request in prompt_of]
-
-
-@contextmanager
-def recorded_experts(network: Network) -> Iterator[dict[str, list[Tensor]]]:
-    """Every routed layer's chosen experts [B, T, A], one entry a forward pass, while the context is open."""
-    chosen: dict[str, list[Tensor]] = {}
-
-    def watch(name: str, layer: MixtureOfExperts) -> RemovableHandle:
-        def note(_: object, inputs: tuple[Tensor], output: tuple[Tensor, Routing]) -> None:
-            chosen[name].append(output[1].experts_NA.unflatten(0, inputs[0].shape[:2]))
-
-        chosen[name] = []
-        return layer.register_forward_hook(note)
-
-    layers = [(name, layer) for name, layer in network.blocks.named_modules() if isinstance(layer, MixtureOfExperts)]
-    handles = [watch(name, layer) for name, layer in layers]
-    try:
-        yield chosen
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,14 +1,17 @@
 """Rollouts: several sampled replies to each prompt, token ids in and token ids out, graded by whoever asks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from gorae.engine import Engine, Output, SamplingParams
+from gorae.engine import Engine, Output, Routings, SamplingParams
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One reply as it was sampled: its tokens, their log-probabilities then, its reward, its prompt's number."""
+    """One reply as it was sampled: its tokens, their log-probabilities then, its reward, its prompt's number.
+
+    routings: the experts that prompt and reply went to, where the parameters asked for them.
+    """
 
     prompt_ids: list[int]
     reply_ids: list[int]
@@ -16,6 +19,7 @@ class Rollout:
     reward: float
     prompt: int
     finish_reason: str
+    routings: Routings | None = field(default=None, compare=False)
 
 
 def sample_rollouts(
@@ -35,6 +39,6 @@ def sample_rollouts(
     each = [replace(params, seed=seed * 1_000_003 + place) for place in range(len(numbers))]
     outputs = engine.generate([prompts[number] for number in numbers], each)
     return [
-        Rollout(o.prompt_token_ids, o.token_ids, o.logprobs, reward(number, o), number, o.finish_reason)
+        Rollout(o.prompt_token_ids, o.token_ids, o.logprobs, reward(number, o), number, o.finish_reason, o.routings)
         for number, o in zip(numbers, outputs, strict=True)
     ]

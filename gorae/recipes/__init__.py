@@ -3,22 +3,29 @@
 from gorae.recipes.evidence import run_evidence
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
-from gorae.recipes.run import Run
+from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
+from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measure_speed
 
 __all__ = [
     "STAGES",
     "EvaluateSettings",
     "LaptopSettings",
+    "Peaks",
     "Run",
     "ServeSettings",
+    "Speed",
+    "SpeedReport",
     "evaluate_folder",
     "make_models",
+    "measure_peaks",
+    "measure_speed",
     "model_name",
     "report",
     "run_evidence",
     "run_laptop",
     "serve_model",
     "served_model",
+    "set_up_process",
 ]

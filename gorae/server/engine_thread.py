@@ -7,7 +7,7 @@ engine, which is handed in and needs no more than add, cancel, step and has_work
 import asyncio
 import contextlib
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -18,7 +18,10 @@ from gorae.observe import log
 
 
 class TokenEvent(Protocol):
-    """One sampled token of one request; `finish_reason` is set on its last, `num_cached` counts known prompt tokens."""
+    """One sampled token of one request; `finish_reason` is set on its last, `num_cached` counts known prompt tokens.
+
+    `top_logprobs`, where they were asked for, are the likeliest tokens in its place.
+    """
 
     @property
     def request_id(self) -> int: ...
@@ -28,6 +31,10 @@ class TokenEvent(Protocol):
     def finish_reason(self) -> str | None: ...
     @property
     def num_cached(self) -> int: ...
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def top_logprobs(self) -> Mapping[int, float] | None: ...
 
 
 class SteppingEngine(Protocol):

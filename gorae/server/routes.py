@@ -96,6 +96,7 @@ class Api:
             stop_strings=chat.stop_strings,
             num_prompt_tokens=len(prompt.ids),
             reads_calls=bool(chat.offered_tools),
+            lists_logprobs=chat.logprobs,
         )
         if chat.stream:
             include_usage = chat.stream_options.include_usage

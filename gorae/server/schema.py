@@ -107,6 +107,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     frequency_penalty: Penalty = 0.0
     logit_bias: dict[int, Annotated[float, msgspec.Meta(ge=-100, le=100)]] = {}
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=16)] = []
     tools: Annotated[list[OfferedTool], msgspec.Meta(max_length=128)] = []
     tool_choice: Literal["none", "auto"] = "auto"
@@ -139,6 +141,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
             frequency_penalty=self.frequency_penalty,
             logit_bias=self.logit_bias,
             seed=self.seed,
+            logprobs=self.top_logprobs if self.logprobs else None,
         )
 
 
@@ -158,6 +161,8 @@ EXAMPLES = {
     "frequency_penalty": "0.5",
     "logit_bias": '{"42": -100}',
     "seed": "1",
+    "logprobs": "true",
+    "top_logprobs": "5",
     "stop": '["\\n\\n"]',
     "tools": '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]',
     "tool_choice": '"auto" or "none"',
@@ -180,8 +185,6 @@ HARMLESS = {
 # Known fields that would change the reply, and the values at which they do not.
 NEUTRAL: dict[str, list[Any]] = {
     "n": [1],
-    "logprobs": [False],
-    "top_logprobs": [0],
     "response_format": [{"type": "text"}],
     "functions": [[]],
     "function_call": ["none", "auto"],
@@ -217,6 +220,12 @@ def read_request(body: bytes) -> ChatRequest:
         if tool.function.strict:
             param = f"tools[{index}].function.strict"
             raise ApiError(400, _unsupported(param, True, [False]), param=param, code="unsupported_field")
+    if request.top_logprobs and not request.logprobs:
+        raise ApiError(
+            400,
+            f'top_logprobs={request.top_logprobs} is asked for without logprobs; send "logprobs": true with it',
+            param="top_logprobs",
+        )
     if None not in (request.max_tokens, request.max_completion_tokens) and (
         request.max_tokens != request.max_completion_tokens
     ):

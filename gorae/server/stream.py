@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gorae.server.engine_thread import EngineFailedError, Generation, TokenEvent
+from gorae.server.logprobs import LogprobList
 from gorae.server.schema import ApiError
 from gorae.text import Delta, Mode, ReplyParser, StreamDecoder, Tokenizer, ToolCallDelta, possible_start
 
@@ -55,8 +56,11 @@ class ReplyReader:
         stop_strings: Sequence[str],
         num_prompt_tokens: int,
         reads_calls: bool = False,  # else a call stays text in the answer
+        lists_logprobs: bool = False,
     ) -> None:
         self.finish_reason: str | None = None
+        self.logprobs = LogprobList(tokenizer)
+        self._lists_logprobs = lists_logprobs
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer)
         chat_format = tokenizer.chat_format if reads_calls else replace(tokenizer.chat_format, tools=None)
@@ -71,7 +75,7 @@ class ReplyReader:
     async def read(self, generation: AsyncIterable[TokenEvent]) -> AsyncIterator[Delta]:
         """Yield what each token adds, until the engine or a stop string ends the reply."""
         async for event in generation:
-            self._count(event.token_id)
+            self._count(event)
             self._num_cached = event.num_cached
             yield self._filtered(self._parser.feed(self._decoder.push([event.token_id])))
             if self._stop.has_stopped:
@@ -97,13 +101,15 @@ class ReplyReader:
         content = self._stop.feed(delta.content)
         return Delta(delta.reasoning, content, () if self._stop.has_stopped else delta.tool_calls)
 
-    def _count(self, token_id: int) -> None:
+    def _count(self, event: TokenEvent) -> None:
         """The tags count as reasoning where they enclose some."""
-        if self._num_tokens == 0 and token_id == self._tokenizer.think_id:
+        if self._num_tokens == 0 and event.token_id == self._tokenizer.think_id:
             self._is_reasoning = True
         self._num_tokens += 1
         self._num_reasoning_tokens += self._is_reasoning
-        self._is_reasoning = self._is_reasoning and token_id != self._tokenizer.end_think_id
+        if self._lists_logprobs:
+            self.logprobs.add(event, is_reasoning=self._is_reasoning)
+        self._is_reasoning = self._is_reasoning and event.token_id != self._tokenizer.end_think_id
 
 
 async def whole_reply(reader: ReplyReader, generation: Generation, *, model: str) -> dict[str, Any]:
@@ -118,18 +124,22 @@ async def whole_reply(reader: ReplyReader, generation: Generation, *, model: str
     if called:
         calls = [{key: value for key, value in _call(call).items() if key != "index"} for call in called]
         message |= {"content": message["content"] or None, "tool_calls": calls}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reader.finish_reason}
+    logprobs = reader.logprobs.take()
+    choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reader.finish_reason}
     return _head("chat.completion", model) | {"choices": [choice], "usage": reader.usage()}
 
 
 async def chunks(
     reader: ReplyReader, generation: Generation, *, model: str, include_usage: bool
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield the reply as chat.completion.chunk objects: the role, each delta, the reason it ended, then the usage."""
+    """Yield the reply as chat.completion.chunk objects: the role, each delta, the reason it ended, then the usage.
+
+    The log-probabilities of tokens come with the next chunk: not every token completes a character.
+    """
     head = _head("chat.completion.chunk", model) | ({"usage": None} if include_usage else {})
 
     def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        choice = {"index": 0, "delta": delta, "logprobs": reader.logprobs.take(), "finish_reason": finish_reason}
         return head | {"choices": [choice]}
 
     yield chunk({"role": "assistant", "content": "", "reasoning_content": None})

@@ -261,6 +261,13 @@ class Tokenizer:
         except KeyError as error:
             raise ValueError(f"id {error} is no token; ids go from 0 to {self.vocab_size - 1}") from None
 
+    def piece(self, token_id: int) -> tuple[str, bytes | None]:
+        """Return one token as text and as bytes: None for a control token, and for an id a model has beyond ours."""
+        if token_id in self._control_tokens or token_id not in self._bytes_of_id:
+            return self._control_tokens.get(token_id, ""), None
+        data = self._bytes_of_id[token_id]
+        return data.decode("utf-8", errors="replace"), data
+
     def _begun(self, parts: list[Part]) -> list[Part]:
         """A built-in format's conversation as it begins here: without a BOS where this tokenizer has none."""
         return parts[1:] if self.bos_id is None else parts

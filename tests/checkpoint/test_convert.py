@@ -252,7 +252,7 @@ def test_what_can_not_be_converted_is_refused_with_the_rule(tmp_path, source):
     with pytest.raises(ValueError, match="is in FP8 already, which is copied as it is"):
         convert(tmp_path / "fp8", target, "fp8", powers_of_two=True)
     spoil_config(source, quantization_config={"quant_method": "gptq"})
-    with pytest.raises(ValueError, match=r"config\.json: .*gptq.*only DeepSeek's FP8 can be read"):
+    with pytest.raises(ValueError, match=r"config\.json: .*gptq.*only DeepSeek's FP8 .* can be read"):
         convert(source, target, "bf16")
     (source / "config.json").unlink()
     with pytest.raises(ValueError, match=r"has no config\.json"):
@@ -334,3 +334,29 @@ def test_a_file_of_a_folder_holds_no_more_than_the_size_asked_for(tmp_path, sour
 )
 def test_sizes_are_read_in_the_units_people_write(text, size):
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("to", ["fp8", "mixed"])
+def test_a_tokenizer_that_load_would_refuse_is_not_copied(tmp_path, source, to):
+    whole = (source / "tokenizer.json").read_bytes()
+    (source / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"source/tokenizer\.json"):
+        convert(source, tmp_path / "new", to)
+    (source / "tokenizer.json").write_bytes(whole)
+    vocabulary = json.loads(whole)
+    last = vocabulary["added_tokens"][-1]
+    vocabulary["added_tokens"] += [{**last, "id": 300 + one, "content": f"<{one}>"} for one in range(60)]
+    (source / "tokenizer.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(ValueError, match=r"the tokenizer has \d+ tokens and the network vocab_size=331"):
+        convert(source, tmp_path / "new", to)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_one_complaint_is_one(tmp_path, source):
+    path = sorted(source.glob("model-*.safetensors"))[0]
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    tensors[name] = tensors[name][None].contiguous()
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="1 complaint about its tensors"):
+        inspect(source)

@@ -2,6 +2,7 @@
 
 from gorae.checkpoint import convert, convert_to_gguf, inspect, load, save_model
 from gorae.config import count_parameters
+from gorae.kernels import TILE_KEYS
 from gorae.model import Cache
 
 
@@ -22,9 +23,8 @@ def test_every_byte_of_the_weights_is_counted_by_kind_and_type(tmp_path, network
 
 def test_the_cache_a_token_takes_is_that_of_the_network(tmp_path, network):
     save_model(tmp_path / "saved", network)
-    cache = Cache(network.config, 1)
-    cache.reserve(32)
-    held = sum(tensor.nbytes for layer in cache.layers for tensor in layer) / cache.layers[0][0].shape[2]
+    pages = Cache(network.config, num_pages=0).layers  # page 0, which is nobody's
+    held = sum(tensor.nbytes for kinds in pages for tensor in kinds) / TILE_KEYS
     assert inspect(tmp_path / "saved").cache_bytes_per_token == held
 
 

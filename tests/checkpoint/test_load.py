@@ -87,11 +87,6 @@ def test_weights_are_held_in_one_of_two_ways(folder):
         load(folder, weights="bf16")
 
 
-def test_fast_mode_is_refused_as_not_there_yet(folder):
-    with pytest.raises(ValueError, match="fast mode comes with quantised kernels"):
-        load(folder, mode="fast")
-
-
 def test_a_path_that_is_no_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         load(tmp_path / "nowhere")

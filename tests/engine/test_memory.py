@@ -1,5 +1,6 @@
 """What an engine holds is bounded, however much is asked of it; who has to wait gets the same bits later."""
 
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -9,7 +10,6 @@ import torch
 from gorae import Engine, SamplingParams
 from gorae.checkpoint import Model
 from gorae.config import ModelConfig, cache_bytes_per_token
-from gorae.kernels import whole_pages
 from gorae.model import Network
 
 TINY = ModelConfig(
@@ -45,15 +45,32 @@ def texts(seed: int, lengths: list[int], vocab_size: int) -> list[list[int]]:
 def check_bounds(engine: Engine) -> None:
     """What must hold between any two operations."""
     runner, reading = engine.runner, engine.reading
-    assert runner.cache.num_tokens + runner.prefixes.num_tokens <= engine.cache_tokens
+    check_pages(engine)
     assert len(engine.running) + len(reading.requests) <= engine.max_batch
     assert runner.num_running == len(engine.running)
     assert bool(runner.reading) == bool(reading.requests)
     held = runner.cache.lengths_B.tolist()
     assert held[: runner.num_running] == [request.num_tokens - 1 for request in engine.running]
-    assert not any(held[runner.num_rows :])
+    assert len(held) == runner.cache.num_rows == runner.num_rows
     ids = [request.request_id for request in engine.waiting]
     assert ids == sorted(ids)
+
+
+def check_pages(engine: Engine) -> None:
+    """Every page is free or accounted for, and who writes to a page holds it alone."""
+    cache, prefixes = engine.runner.cache, engine.runner.prefixes
+    book, kept = cache.book, [node.page for node in prefixes.by_use]
+    holders = Counter(page for pages in cache.held for page in pages)
+    assert 32 * book.num_pages == engine.cache_tokens
+    assert len(set(kept)) == len(kept)
+    assert book.num_used == len(set(kept) | set(holders)) <= book.num_pages
+    assert book.num_idle == len(set(kept) - set(holders))
+    assert not {0} & (set(kept) | set(holders))
+    for page, num_holders in holders.items():
+        assert book.holders[page] == num_holders
+    for row, (pages, length) in enumerate(zip(cache.held, cache.lengths_B.tolist(), strict=True)):
+        assert cache.table_BM[row].tolist() == pages + [0] * (cache.table_BM.shape[1] - len(pages))
+        assert all(holders[page] == 1 and page not in kept for page in pages[length // 32 :])
 
 
 def drain(engine: Engine) -> None:
@@ -188,9 +205,8 @@ def test_by_default_the_cache_may_take_half_of_the_memory_available(tiny, monkey
     page_bytes = 32 * cache_bytes_per_token(TINY)
     monkeypatch.setattr("gorae.engine.engine.memory_bytes", lambda: (2 * 10 * page_bytes + 100, 1))
     assert Engine(tiny).cache_tokens == 10 * 32
-    cache = Engine(tiny).runner.cache
-    cache.resize(3, 64)
-    assert sum(held.nbytes for layer in cache.layers for held in layer) == 3 * 64 * cache_bytes_per_token(TINY)
+    layers = Engine(tiny).runner.cache.layers
+    assert sum(held.nbytes for kinds in layers for held in kinds) == (1 + 10) * page_bytes  # page 0 is nobody's
 
 
 def test_a_thousand_requests_wait_their_turn(tiny):
@@ -232,7 +248,7 @@ def test_a_cancel_in_any_phase_frees_what_the_request_held_and_changes_nothing_e
     assert [tokens[ids[n]] for n in range(3) if n not in cancelled] == [
         expected[n] for n in range(3) if n not in cancelled
     ]
-    assert engine.runner.cache.num_tokens == 0
+    assert engine.runner.cache.book.num_idle == engine.runner.cache.book.num_used
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -271,19 +287,31 @@ def test_thousands_of_random_operations_leave_nothing_behind_and_every_reply_is_
         prompt, params = asked[request_id]
         assert Engine(tiny).generate([prompt], params)[0].token_ids == tokens[request_id]
     drain(engine)
-    assert engine.runner.cache.num_tokens == 0
+    book = engine.runner.cache.book
     assert engine.runner.num_rows == 0
-    assert engine.runner.prefixes.num_tokens > 0
+    assert book.num_used == book.num_idle == engine.runner.prefixes.num_pages > 0
+    engine.runner.prefixes.make_room(book.num_pages)
+    assert book.num_used == 0
     engine.clear()
-    assert engine.runner.prefixes.num_tokens == 0
+    assert engine.runner.prefixes.num_pages == 0
 
 
 def test_a_long_neighbour_that_has_left_leaves_no_long_rows(tiny):
-    engine = Engine(tiny)
+    engine = Engine(tiny, prefix_cache=False)
     long, *short = texts(7, [180, 3, 4, 5], 50)
     engine.add(long, SamplingParams(max_tokens=1))
     for prompt in short:
         engine.add(prompt, SamplingParams(max_tokens=9))
     engine.step()
     engine.step()
-    assert engine.runner.cache.num_tokens <= 2 * 3 * whole_pages(10)
+    assert engine.runner.cache.book.num_used == 3
+
+
+def test_equal_prompts_share_their_whole_pages(tiny):
+    engine = Engine(tiny, prefix_cache=False)
+    for seed in range(5):
+        engine.add(texts(8, [100], 50)[0], SamplingParams(max_tokens=9, seed=seed))
+    engine.step()
+    assert len(engine.running) == 5
+    assert engine.runner.cache.book.num_used == 3 + 5
+    check_bounds(engine)

@@ -9,6 +9,7 @@ from gorae import Engine, SamplingParams
 from gorae.checkpoint import Model
 from gorae.config import forward_flops
 from gorae.engine.prefixes import PrefixCache
+from gorae.model import PageBook
 from gorae.train import HybridOptimizer, OptimizerSettings
 
 PARAMS = SamplingParams(max_tokens=3, seed=1, ignore_eos=True, logprobs=300)
@@ -68,7 +69,7 @@ def test_without_a_prefix_cache_all_is_read_and_nothing_stays(model, num_read):
         generate(engine, LONG, params=SamplingParams(max_tokens=1))
     assert num_read == [100, 100]
     assert engine.stats.cached_tokens == 0
-    assert engine.runner.prefixes.num_tokens == 0
+    assert engine.runner.prefixes.num_pages == engine.runner.cache.book.num_used == 0
 
 
 def test_a_request_still_running_shares_what_it_has_read(model):
@@ -102,55 +103,67 @@ def test_prefixes_fill_the_cache_and_make_way_for_whoever_runs(model):
     engine = Engine(model, cache_tokens=160, prefill_tokens=64)
     for start in range(5, 12):
         generate(engine, [start] * 100, params=SamplingParams(max_tokens=1))
-    assert engine.runner.prefixes.num_tokens > 160 - 32 * 3
+    assert engine.runner.prefixes.num_pages == 4  # the fifth was the last prompt's last
     engine.add([50] * 100, SamplingParams(max_tokens=2, ignore_eos=True))
     while engine.has_work:
         engine.step()
-        assert engine.runner.cache.num_tokens + engine.runner.prefixes.num_tokens <= 160
+        assert engine.runner.cache.book.num_used <= 5
     engine.add([60] * 150, SamplingParams(max_tokens=5, ignore_eos=True))
     engine.step()
-    assert engine.runner.cache.num_tokens == 160
-    assert engine.runner.prefixes.num_tokens == 0
+    assert engine.runner.cache.book.num_used == len(engine.runner.cache.held[0]) == 5
+    assert engine.runner.prefixes.num_pages == 0
 
 
-def pages_of(sequence):
-    return lambda number: tuple(sequence[: 32 * (number + 1)])  # a page stands for all it follows from
+def kept(prefixes, sequence):
+    """Let a row read a sequence and leave; returns its pages."""
+    book = prefixes.book
+    known = prefixes.find(sequence)
+    book.hold(known)
+    prefixes.make_room(len(sequence) // 32 - len(known))
+    pages = known + [book.take() for _ in range(len(known), len(sequence) // 32)]
+    prefixes.keep(sequence, pages)
+    book.let_go(pages)
+    return pages
 
 
 def test_the_least_recently_used_page_goes_first_and_never_one_that_others_follow():
-    prefixes = PrefixCache()
+    prefixes = PrefixCache(PageBook(8))
     a, b, c = ([number] * 96 for number in (1, 2, 3))
     fork = a[:64] + b[:32]
-    for sequence in (a, b, fork):
-        prefixes.keep(sequence, pages_of(sequence), max_tokens=320)
-    assert prefixes.num_tokens == 7 * 32
-    prefixes.find(a)
-    prefixes.keep(c, pages_of(c), max_tokens=6 * 32)  # takes b's pages and fork's own: used before a was
-    assert prefixes.find(b) == prefixes.find(fork)[2:] == []
-    assert prefixes.find(a) == [tuple(a[:32]), tuple(a[:64]), tuple(a[:96])]
-    assert prefixes.find(c) == [tuple(c[:32]), tuple(c[:64]), tuple(c[:96])]
-    prefixes.shrink(4 * 32)
-    assert len(prefixes.find(a)) == 1
-    assert len(prefixes.find(c)) == 3
-    prefixes.shrink(0)
-    assert prefixes.num_tokens == 0
+    pages = {name: kept(prefixes, sequence) for name, sequence in (("a", a), ("b", b), ("fork", fork))}
+    assert pages["fork"][:2] == pages["a"][:2]
+    assert prefixes.num_pages == prefixes.book.num_used == 7
+    assert prefixes.find(a) == pages["a"]
+    prefixes.make_room(4)  # takes b's pages: used before fork and a were
+    assert prefixes.find(b) == []
+    assert prefixes.find(fork) == pages["fork"]
+    assert prefixes.find(a) == pages["a"]
+    pages["c"] = kept(prefixes, c)
+    prefixes.make_room(2)  # takes fork's own page: used before a and c were
+    assert prefixes.find(fork) == pages["a"][:2]
+    assert prefixes.find(a) == pages["a"]
+    assert prefixes.find(c) == pages["c"]
+    prefixes.make_room(8)
+    assert prefixes.num_pages == prefixes.book.num_used == 0
     assert not prefixes.root.children
 
 
-def test_a_sequence_longer_than_the_room_is_kept_as_far_as_it_goes():
-    prefixes, sequence = PrefixCache(), list(range(200))
-    prefixes.keep([7] * 64, pages_of([7] * 64), max_tokens=100)
-    prefixes.keep(sequence, pages_of(sequence), max_tokens=100)
-    assert len(prefixes.find(sequence)) == 3
-    assert prefixes.num_tokens == 96
-    prefixes.keep(sequence, pages_of(sequence), max_tokens=-5)
-    assert prefixes.num_tokens == 96
+def test_a_page_that_a_row_holds_outlives_its_place_among_the_prefixes():
+    prefixes = PrefixCache(PageBook(4))
+    sequence = [5] * 64
+    pages = kept(prefixes, sequence)
+    prefixes.book.hold(pages)
+    prefixes.make_room(4)
+    assert (prefixes.num_pages, prefixes.book.num_used) == (0, 2)
+    prefixes.keep(sequence, pages)
+    prefixes.book.let_go(pages)
+    assert prefixes.find(sequence) == pages
 
 
 def test_equal_prompts_keep_one_copy(model):
     engine = Engine(model)
     generate(engine, LONG, LONG, LONG[:64], params=SamplingParams(max_tokens=1))
-    assert engine.runner.prefixes.num_tokens == 96
+    assert engine.runner.prefixes.num_pages == engine.runner.cache.book.num_used == 3
 
 
 def by_an_optimizer(own, _):

@@ -77,6 +77,46 @@ def test_hidden_keys_change_no_bit(doors, normal):
     assert torch.equal(doors.attention(query[:, :, :50], key, value, mask, 0.2), seen)
 
 
+@pytest.mark.parametrize("num_tokens", [1, 5, 70])
+def test_heads_that_share_keys_give_the_values_and_gradients_of_keys_repeated(doors, normal, agree, num_tokens):
+    mask = causal(num_tokens, num_tokens)
+    query, key, value = (normal(2, heads, num_tokens, 8) for heads in (6, 2, 2))
+
+    def plain(query, key, value):
+        key, value = (held.repeat_interleave(3, dim=1) for held in (key, value))
+        return ((query @ key.mT * 0.2 + mask.double()).softmax(-1)) @ value
+
+    agree(lambda *qkv: doors.attention(*qkv, mask, 0.2), plain, query, key, value)
+    repeated = (held.repeat_interleave(3, dim=1) for held in (key, value))
+    assert torch.equal(doors.attention(query, key, value, mask, 0.2), doors.attention(query, *repeated, mask, 0.2))
+
+
+@pytest.mark.parametrize("num_sharing", [1, 3])
+@pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.parametrize(("num_queries", "before"), [(1, 0), (1, 300), (4, 63), (8, 250), (70, 31)])
+def test_over_pages_attention_has_the_bits_it_has_over_whole_sequences(
+    doors, normal, num_sharing, widths, num_queries, before
+):
+    """Pages lie in any order, and what no query sees is no number."""
+    heads, key_dim, value_dim = widths
+    starts = torch.tensor([before, before // 2])
+    num_pages = -(-(before + num_queries) // 32)
+    pages = [torch.full((2 * num_pages + 1, heads, 32, one), float("nan")) for one in (key_dim, value_dim)]
+    table = torch.arange(2 * num_pages).flip(0).view(2, num_pages)
+    query = normal(2, num_queries, heads * num_sharing, key_dim)
+    wholes = []
+    for row, start in enumerate(starts.tolist()):
+        length = start + num_queries
+        key, value = normal(1, heads, length, key_dim), normal(1, heads, length, value_dim)
+        for held, new in zip(pages, (key, value), strict=True):
+            for number, part in enumerate(new[0].split(32, dim=1)):
+                held[table[row, number], :, : part.shape[1]] = part
+        mask = causal(num_queries, length)
+        wholes.append(doors.attention(query[row : row + 1].transpose(1, 2), key, value, mask, 0.2))
+    found = doors.cached_attention(query, *pages, table, starts, 0.2)
+    assert torch.equal(found, torch.cat(wholes).transpose(1, 2))
+
+
 def test_strides_and_threads_change_nothing(doors, normal, at_threads):
     query, key, value = drawn(normal, 4, 160, (3, 24, 16))
     scattered = [held.transpose(1, 2).contiguous().transpose(1, 2) for held in (query, key, value)]

@@ -54,12 +54,40 @@ def test_an_output_does_not_depend_on_the_outputs_beside_it(shape, first):
     assert torch.equal(kernels.linear(x, weight[first:]), kernels.linear(x, weight)[:, first:])
 
 
+def in_fp8(weight):
+    values = (10 * weight).to(torch.float8_e4m3fn)
+    return kernels.BlockScaled(values, drawn(7, *(-(-size // kernels.BLOCK) for size in weight.shape)).abs())
+
+
+NARROW = {"bfloat16": torch.Tensor.bfloat16, "panels": lambda weight: kernels.pack(weight, 16), "fp8": in_fp8}
+hold_narrow = pytest.mark.parametrize("hold", NARROW.values(), ids=NARROW)
+
+
+@hold_narrow
 @few_examples
 @given(shapes)
-def test_a_bfloat16_weight_gives_the_bits_of_its_numbers_in_float32(shape):
+def test_a_narrow_weight_gives_the_bits_of_its_numbers_in_float32(hold, shape):
     num_rows, num_inputs, num_outputs, seed = shape
-    x, weight = drawn(seed, num_rows, num_inputs), drawn(seed + 1, num_outputs, num_inputs).bfloat16()
-    assert torch.equal(kernels.linear(x, weight), kernels.linear(x, weight.float()))
+    x, weight = drawn(seed, num_rows, num_inputs), hold(drawn(seed + 1, num_outputs, num_inputs))
+    wide = torch.cat([*kernels.bands(weight)])
+    assert torch.equal(kernels.linear(x, weight), kernels.linear(x, wide))
+    for num_few in range(1, min(8, num_rows)):
+        assert torch.equal(kernels.linear(x[:num_few], weight), kernels.linear(x[:num_few], wide))
+
+
+@hold_narrow
+def test_a_narrow_weight_that_does_not_begin_at_a_line_gives_the_same_bits(hold):
+    """As it lies in a mapped file: at any even byte."""
+    x, weight = drawn(0, 3, 300), hold(drawn(1, 300, 300))
+    parts = [weight] if isinstance(weight, torch.Tensor) else [part for part in weight if hasattr(part, "data_ptr")]
+    moved = []
+    for part in parts:
+        room = torch.empty(part.numel() * part.element_size() + 68, dtype=torch.uint8)
+        shift = (-room.data_ptr()) % 64 + 4
+        place = room[shift : shift + part.numel() * part.element_size()].view(part.dtype).view(part.shape)
+        moved.append(place.copy_(part))
+    elsewhere = moved[0] if isinstance(weight, torch.Tensor) else type(weight)(*moved, *weight[len(moved) :])
+    assert torch.equal(kernels.linear(x, elsewhere), kernels.linear(x, weight))
 
 
 @few_examples
@@ -68,14 +96,30 @@ def test_every_instruction_set_gives_the_same_bits(shape):
     num_rows, num_inputs, num_outputs, seed = shape
     x, weight = drawn(seed, num_rows, num_inputs), drawn(seed + 1, num_outputs, num_inputs)
     y, share, unit = kernels.linear(x, weight), kernels.sigmoid(50 * x), kernels.rms_norm(x, weight[0], 1e-6)
+    narrow = [hold(weight) for hold in NARROW.values()]
+    products = [kernels.linear(x, held) for held in narrow]
     heads = [held[None, None] for held in (x, weight, weight, torch.zeros(num_rows, num_outputs))]
     mixed = kernels.attention(*heads, 0.1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "CHOSEN", "portable")
         assert torch.equal(kernels.linear(x, weight), y)
+        assert all(torch.equal(kernels.linear(x, held), one) for held, one in zip(narrow, products, strict=True))
         assert torch.equal(kernels.sigmoid(50 * x), share)
         assert torch.equal(kernels.attention(*heads, 0.1), mixed)
         assert torch.equal(kernels.rms_norm(x, weight[0], 1e-6), unit)
+
+
+@few_examples
+@given(st.integers(1, 40), st.integers(0, 300), st.sampled_from([(1, 5), (2, 4), (1, 16)]), st.integers(0, 1000))
+def test_every_instruction_set_gives_attention_over_pages_the_same_bits(queries, before, heads, seed):
+    key_heads, num_heads = heads
+    pages = drawn(seed, 12, key_heads, 32, 21).bfloat16()
+    query, table = drawn(1, 1, queries, num_heads * key_heads, 21), torch.arange(12)[None]
+    mixed = kernels.paged_attention(query, pages, pages[..., :13], table, torch.tensor([before]), 0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "CHOSEN", "portable")
+        again = kernels.paged_attention(query, pages, pages[..., :13], table, torch.tensor([before]), 0.3)
+    assert torch.equal(again, mixed)
 
 
 @pytest.mark.parametrize("num_rows", [1, 7])
@@ -97,9 +141,9 @@ def test_a_product_is_chains_of_256_fused_multiply_adds_added_in_order(num_rows,
 
 
 @pytest.mark.parametrize("num_rows", [1, 5, 40])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_and_two_threads_give_the_same_product(num_rows, dtype, at_threads):
-    x, weight = drawn(0, num_rows, 700), drawn(1, 333, 700).to(dtype)
+@pytest.mark.parametrize("hold", [torch.Tensor.float, *NARROW.values()], ids=["float32", *NARROW])
+def test_one_and_two_threads_give_the_same_product(num_rows, hold, at_threads):
+    x, weight = drawn(0, num_rows, 700), hold(drawn(1, 333, 700))
     one, two = (at_threads(number, lambda: kernels.linear(x, weight)) for number in (1, 2))
     assert torch.equal(one, two)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gorae.kernels import BLOCK, BlockScaled, HeldExperts, Weight, bands, expert_mlp, weights
+from gorae.kernels import BLOCK, BlockScaled, HeldExperts, Weight, bands, expert_mlp, pack, weights
 
 SHAPES = [(1, 1), (7, 130), (128, 128), (300, 77), (513, 40)]
 
@@ -42,12 +42,15 @@ def test_every_code_of_e4m3_is_widened_as_pytorch_widens_it():
         assert torch.equal(widened.signbit(), values.float().signbit())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_product_has_the_bits_of_one_with_float32_weights(doors, normal, dtype, shape):
-    weight = block_scaled(normal, *shape) if dtype == torch.float8_e4m3fn else normal(*shape).to(dtype)
-    x = normal(5, shape[1])
-    assert torch.equal(doors.linear(x, weight), doors.linear(x, torch.cat([*bands(weight)])))
+@pytest.mark.parametrize("num_rows", [1, 9])
+@pytest.mark.parametrize("scale", [1.0, 0.3, 1e-40, 2.0**120])
+def test_a_product_reads_every_code_of_e4m3_as_it_is_widened(doors, num_rows, scale):
+    """One number an output, so that its bits can be seen: denormal ones, NaN, and scales at both ends of float32."""
+    values = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)[:, None]
+    weight = BlockScaled(values, torch.full((2, 1), scale))
+    y = doors.linear(torch.ones(num_rows, 1), weight)
+    expected = (values.float() * scale)[:, 0].expand(num_rows, -1)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_product_in_several_bands_is_that_in_one(doors, normal, monkeypatch):
@@ -68,9 +71,42 @@ HELD = {
     "bfloat16": lambda normal, *shape: normal(*shape).bfloat16(),
     "float16": lambda normal, *shape: normal(*shape).half(),
     "fp8": block_scaled,
+    "panels": lambda normal, *shape: pack(normal(*shape), 16),
     "mixed": mixed_types,
     "turned": lambda normal, rows, columns: normal(columns, rows).T,
 }
+
+
+@pytest.mark.parametrize("hold", HELD.values(), ids=HELD)
+@pytest.mark.parametrize("shape", [*SHAPES, (257, 700)])
+@pytest.mark.parametrize("num_rows", [1, 5, 9])
+def test_a_product_has_the_bits_of_one_with_float32_weights(doors, normal, hold, shape, num_rows):
+    weight, x = hold(normal, *shape), normal(num_rows, shape[1])
+    assert torch.equal(doors.linear(x, weight), doors.linear(x, torch.cat([*bands(weight)])))
+
+
+@pytest.mark.parametrize("hold", [HELD["fp8"], HELD["panels"]], ids=["fp8", "panels"])
+def test_a_weight_that_does_not_learn_passes_the_gradient_on(doors, normal, agree, hold):
+    weight = hold(normal, 130, 40)
+    wide = torch.cat([*bands(weight)]).double()
+    agree(lambda x: doors.linear(x, weight), lambda x: x @ wide.T, normal(5, 40))
+
+
+@pytest.mark.parametrize("hold", [HELD["fp8"], HELD["panels"], HELD["bfloat16"]], ids=["fp8", "panels", "bfloat16"])
+def test_experts_held_one_by_one_pass_the_gradient_on(doors, normal, agree, hold):
+    experts = torch.tensor([[0, 2], [2, 1], [1, 0]])
+    held = [HeldExperts(hold(normal, *shape) for _ in range(3)) for shape in ((24, 20), (24, 20), (20, 24))]
+    gate, up, down = (torch.stack([torch.cat([*bands(one)]) for one in matrices]).double() for matrices in held)
+
+    def plain(x, shares):
+        y = torch.zeros_like(x)
+        for slot in range(2):
+            rows = x[:, None] @ gate[experts[:, slot]].mT, x[:, None] @ up[experts[:, slot]].mT
+            hidden = torch.nn.functional.silu(rows[0]) * rows[1]
+            y = y + (hidden @ down[experts[:, slot]].mT)[:, 0] * shares[:, slot : slot + 1]
+        return y
+
+    agree(lambda x, shares: doors.expert_mlp(x, experts, shares, *held), plain, normal(3, 20), normal(3, 2).abs())
 
 
 @pytest.mark.parametrize("hold", HELD.values(), ids=HELD)

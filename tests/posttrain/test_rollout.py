@@ -39,3 +39,12 @@ def test_replies_come_prompt_by_prompt_and_the_reward_knows_the_prompt(prompts, 
     assert seen == [(one.prompt, one.prompt_ids, one.reply_ids) for one in rollouts]
     assert all(one.prompt_ids == prompts[one.prompt] for one in rollouts)
     assert all(len(one.log_probs) == len(one.reply_ids) for one in rollouts)
+
+
+def test_routings_travel_with_the_rollouts_where_they_are_asked_for(roll):
+    plain, routed = roll(PARAMS), roll(SamplingParams(max_tokens=9, routings=True))
+    assert plain == routed
+    assert all(one.routings is None for one in plain)
+    for one in routed:
+        num_tokens = len(one.prompt_ids) + len(one.reply_ids) - 1
+        assert one.routings.experts_LTA.shape == one.routings.weights_LTA.shape == (2, num_tokens, 3)

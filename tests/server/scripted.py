@@ -18,6 +18,8 @@ class ScriptedEvent:
     token_id: int
     finish_reason: str | None
     num_cached: int = 3
+    logprob: float = 0.0
+    top_logprobs: dict[int, float] | None = None
 
 
 class ScriptedEngine:
@@ -66,7 +68,11 @@ class ScriptedEngine:
         is_last = done + 1 == len(self.reply_ids)
         is_cut = done + 1 == self.params[request_id].max_tokens
         reason = "stop" if is_last else "length" if is_cut else None
-        return ScriptedEvent(request_id, self.reply_ids[done], reason)
+        logprob, num_top = -0.5 - done, self.params[request_id].logprobs or 0
+        top_logprobs = {self.reply_ids[done]: logprob, **{n: float("-inf") for n in range(299 + 2 - num_top, 300)}}
+        return ScriptedEvent(
+            request_id, self.reply_ids[done], reason, logprob=logprob, top_logprobs=top_logprobs if num_top else None
+        )
 
 
 @contextmanager

@@ -57,6 +57,9 @@ def refusal(**fields) -> ApiError:
         ({"thinking": {"type": "much"}}, "thinking.type", 'thinking.type is "much": must be enabled or disabled'),
         ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking", "unknown field `budget_tokens`"),
         ({"model": None}, "model", "model is missing"),
+        ({"logprobs": 3}, "logprobs", "logprobs is 3: expected `bool"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "top_logprobs is 21: expected `int` <= 20"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "top_logprobs is -1: expected `int` >= 0"),
     ],
 )
 def test_a_wrong_field_is_named_with_value_rule_and_example(fields, param, sentence):
@@ -78,7 +81,6 @@ def test_a_body_that_is_no_json_object_is_refused(body):
     [
         {"n": 2},
         {"response_format": {"type": "json_object"}},
-        {"logprobs": True},
         {"reasoning_effort": "high"},
     ],
 )
@@ -94,6 +96,18 @@ def test_what_shapes_the_draw_goes_to_the_engine():
     params = read(**fields, logit_bias={"5": 1.5}).sampling_params(room=9)
     assert {name: getattr(params, name) for name in fields} == fields
     assert params.logit_bias == {5: 1.5}
+
+
+def test_log_probs_go_to_the_engine_and_lists_need_them():
+    assert read().sampling_params(room=9).logprobs is None
+    assert read(logprobs=True).sampling_params(room=9).logprobs == 0
+    assert read(logprobs=True, top_logprobs=20).sampling_params(room=9).logprobs == 20
+    assert read(logprobs=False, top_logprobs=0).sampling_params(room=9).logprobs is None
+    error = refusal(top_logprobs=5)
+    assert (error.param, str(error)) == (
+        "top_logprobs",
+        'top_logprobs=5 is asked for without logprobs; send "logprobs": true with it',
+    )
 
 
 @pytest.mark.parametrize("bias", [{"whale": 1}, {"5": 101}, {"5": "1"}, [5]])

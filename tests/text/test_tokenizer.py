@@ -160,3 +160,11 @@ def test_a_broken_file_is_named(tokenizer, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"tokenizer\.json can not be read as a tokenizer .*; save or download it"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_piece_has_bytes_unless_it_is_a_control_token_or_beyond_the_vocabulary(tokenizer):
+    (first, *_) = tokenizer.encode("鲸")
+    assert tokenizer.piece(tokenizer.eos_id) == (EOS, None)
+    assert tokenizer.piece(tokenizer.vocab_size + 5) == ("", None)
+    assert tokenizer.piece(tokenizer.encode("a")[0]) == ("a", b"a")
+    assert tokenizer.piece(first)[1] == tokenizer.bytes_of([first])

@@ -1,6 +1,6 @@
 // Softmax attention, a query's row in two passes: all its scores, then their exponentials and the weighted values.
 //
-// Scores are products of linear/cpu.cc. The largest score does not depend on order. The sums of weights and of weighted
+// Keys and values may lie in pages, and several heads may share them. Scores are products of linear/cpu.cc. The largest score does not depend on order. The sums of weights and of weighted
 // values run over the keys from the first on, in blocks of 256 added in order, and end at the last key a query sees; a
 // key after it is never multiplied in, not even by zero, so what lies there (another token's, or no number) counts for
 // nothing. Threads share (sequence, head, queries); long reading is bound by multiply-adds, decoding by bytes of keys.
@@ -25,18 +25,19 @@ inline float largest(Lanes a) {
     return *std::max_element(each, each + 8);
 }
 
-// Scores become exponentials, not yet divided by their sum, which is returned. Behind the last key lie zeros.
+// Scores become exponentials, not yet divided by their sum, which is returned. Behind the last key lie zeros. Without a
+// mask all keys are seen.
 inline float exponentials(float* scores, const float* mask, long num_keys, float scale) {
     Lanes best = broadcast(-INFINITY);
+    float hidden[8] = {};
     for (long key = 0; key < num_keys; key += 8) {
         const long count = num_keys - key;
-        float padded[8];
         if (count < 8) {
-            std::fill_n(padded, 8, -INFINITY);
-            std::memcpy(padded, mask + key, count * sizeof(float));
+            if (mask) std::memcpy(hidden, mask + key, count * sizeof(float));
+            std::fill_n(hidden + count, 8 - count, -INFINITY);
             std::fill_n(scores + key + count, 8 - count, 0.0f);
         }
-        const Lanes score = fused(load(scores + key), broadcast(scale), load(count < 8 ? padded : mask + key));
+        const Lanes score = fused(load(scores + key), broadcast(scale), load(mask && count >= 8 ? mask + key : hidden));
         best = greater(best, score);
         store(scores + key, score);
     }
@@ -54,25 +55,37 @@ inline float exponentials(float* scores, const float* mask, long num_keys, float
     return sum_of(total);
 }
 
+// The values of one block, page by page.
+struct Values {
+    const float* pages[BLOCK / 8];
+    long page_tokens, stride;
+
+    const float* of(long key) const { return pages[key / page_tokens] + key % page_tokens * stride; }
+};
+
 // ROWS queries by VECTORS · 8 columns of one block of values: counts[r] of its keys are seen by row r.
 template <int ROWS, int VECTORS>
-void value_tile(const float* shares, long share_stride, const float* values, long value_stride, const long* counts,
-                float* y, long y_stride, long columns, bool is_first) {
+void value_tile(const float* shares, long share_stride, const Values& values, long column, const long* counts, float* y,
+                long y_stride, long columns, bool is_first) {
     Lanes sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) sum[r][v] = zero();
     const long seen_by_all = *std::min_element(counts, counts + ROWS);
-    for (long key = 0; key < seen_by_all; ++key) {
-        Lanes value[VECTORS];
+    for (long start = 0; start < seen_by_all; start += values.page_tokens) {
+        const float* from = values.of(start) + column;
+        const long end = least(start + values.page_tokens, seen_by_all);
+        for (long key = start; key < end; ++key, from += values.stride) {
+            Lanes value[VECTORS];
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) value[v] = load(values + key * value_stride + 8 * v);
+            for (int v = 0; v < VECTORS; ++v) value[v] = load(from + 8 * v);
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
-            const Lanes share = broadcast(shares[r * share_stride + key]);
+            for (int r = 0; r < ROWS; ++r) {
+                const Lanes share = broadcast(shares[r * share_stride + key]);
 #pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v) sum[r][v] = fused(share, value[v], sum[r][v]);
+                for (int v = 0; v < VECTORS; ++v) sum[r][v] = fused(share, value[v], sum[r][v]);
+            }
         }
     }
 #pragma GCC unroll 8
@@ -81,7 +94,7 @@ void value_tile(const float* shares, long share_stride, const float* values, lon
             const Lanes share = broadcast(shares[r * share_stride + key]);
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v)
-                sum[r][v] = fused(share, load(values + key * value_stride + 8 * v), sum[r][v]);
+                sum[r][v] = fused(share, load(values.of(key) + column + 8 * v), sum[r][v]);
         }
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) {
@@ -93,7 +106,7 @@ void value_tile(const float* shares, long share_stride, const float* values, lon
     }
 }
 
-using ValueTile = void(const float*, long, const float*, long, const long*, float*, long, long, bool);
+using ValueTile = void(const float*, long, const Values&, long, const long*, float*, long, long, bool);
 
 constexpr int WIDE[] = {0, 8, 4, 4, 2, 2, 2};  // vectors of a tile that reads values as they lie, by rows
 constexpr ValueTile* WIDE_TILES[] = {nullptr,          value_tile<1, 8>, value_tile<2, 4>, value_tile<3, 4>,
@@ -104,50 +117,60 @@ constexpr ValueTile* PANEL_TILES[] = {nullptr,          value_tile<1, 2>, value_
                                       value_tile<4, 2>, value_tile<5, 2>, value_tile<6, 2>};
 
 // One block of values into y, for up to QUERIES rows.
-inline void add_values(Matrix<const float> shares, Matrix<const float> values, const long* counts, Matrix<float> y,
+inline void add_values(Matrix<const float> shares, const Values& values, const long* counts, Matrix<float> y,
                        bool is_first) {
-    if (shares.rows <= FEW_ROWS && values.columns % 8 == 0) {
+    if (shares.rows <= FEW_ROWS && y.columns % 8 == 0) {
         const long wide = 8 * WIDE[shares.rows];
         for (long column = 0; column < y.columns;) {
             const bool is_wide = column + wide <= y.columns;
-            (is_wide ? WIDE_TILES : NARROW_TILES)[shares.rows](shares.numbers, shares.stride, values.numbers + column,
-                                                               values.stride, counts, y.numbers + column, y.stride,
-                                                               y.columns - column, is_first);
+            (is_wide ? WIDE_TILES : NARROW_TILES)[shares.rows](shares.numbers, shares.stride, values, column, counts,
+                                                               y.numbers + column, y.stride, y.columns - column,
+                                                               is_first);
             column += is_wide ? wide : 8;
         }
         return;
     }
     float* panel = scratch(PANELS, BLOCK * PANEL);
+    const Values packed = {{panel}, BLOCK, PANEL};
     for (long column = 0; column < y.columns; column += PANEL) {
         const long columns = y.columns - column;
-        for (long key = 0; key < values.rows; ++key) {
-            store(panel + key * PANEL, load_some(values.row(key) + column, columns));
-            store(panel + key * PANEL + 8, columns > 8 ? load_some(values.row(key) + column + 8, columns - 8) : zero());
+        for (long key = 0; key < shares.columns; ++key) {
+            const float* from = values.of(key) + column;
+            store(panel + key * PANEL, load_some(from, columns));
+            store(panel + key * PANEL + 8, columns > 8 ? load_some(from + 8, columns - 8) : zero());
         }
         const long num_tiles = blocks_of(shares.rows, TILE);
         for (long tile = 0; tile < num_tiles; ++tile) {
             const long row = shares.rows * tile / num_tiles, next = shares.rows * (tile + 1) / num_tiles;
-            PANEL_TILES[next - row](shares.row(row), shares.stride, panel, PANEL, counts + row, y.row(row) + column,
+            PANEL_TILES[next - row](shares.row(row), shares.stride, packed, 0, counts + row, y.row(row) + column,
                                     y.stride, columns, is_first);
         }
     }
 }
+
+// Whether what queries see differs from sequence to sequence.
+inline bool is_each_its_own(const Attention& job) { return job.starts || job.mask_sequence; }
 
 // Queries first to last of one head, whose outputs are the rows of y.
 inline void attend(const Attention& job, long sequence, long head, long first, long last) {
     const Matrix<const float> queries = job.query.of(sequence, head, first, last, job.key_width);
     const Matrix<float> y = {job.y + ((sequence * job.queries + first) * job.heads + head) * job.value_width,
                              last - first, job.value_width, job.heads * job.value_width};
-    const std::int64_t* seen = job.seen + (job.mask_sequence ? sequence * job.queries : 0);
+    const long key_head = head / (job.heads / job.key_heads);
+    const std::int64_t* seen = job.seen + (is_each_its_own(job) ? sequence * job.queries : 0);
     const long furthest = *std::max_element(seen + first, seen + last);
     const long stride = blocks_of(furthest, 8) * 8;
     const Matrix<float> scores = {scratch(SCORES, (last - first) * stride), last - first, furthest, stride};
-    for (long key = 0; key < furthest; key += OUTPUTS)
-        some_outputs(queries, job.key.of(sequence, head, 0, furthest, job.key_width), scores, key);
+    for (long key = 0; key < furthest; key += job.key_table.page_tokens) {
+        const float* page = job.key_table.page(job.key, sequence, key_head, key / job.key_table.page_tokens);
+        const long count = least(job.key_table.page_tokens, furthest - key);
+        some_outputs(queries, Matrix<const float>{page, count, job.key_width, job.key.token},
+                     {scores.numbers + key, last - first, count, stride}, 0);
+    }
 
     float totals[QUERIES];
     for (long query = first; query < last; ++query) {
-        const float* mask = job.mask + sequence * job.mask_sequence + query * job.mask_query;
+        const float* mask = job.starts ? nullptr : job.mask + sequence * job.mask_sequence + query * job.mask_query;
         totals[query - first] = exponentials(scores.row(query - first), mask, seen[query], job.scale);
     }
     if (furthest == 0) clear(y);
@@ -156,8 +179,12 @@ inline void attend(const Attention& job, long sequence, long head, long first, l
         long counts[QUERIES];
         for (long query = first; query < last; ++query)
             counts[query - first] = std::clamp<long>(seen[query] - start, 0, end - start);
-        add_values({scores.numbers + start, scores.rows, end - start, stride},
-                   job.value.of(sequence, head, start, end, job.value_width), counts, y, start == 0);
+        Values values;
+        values.page_tokens = job.value_table.page_tokens, values.stride = job.value.token;
+        for (long key = start; key < end; key += values.page_tokens)
+            values.pages[(key - start) / values.page_tokens] =
+                job.value_table.page(job.value, sequence, key_head, key / values.page_tokens);
+        add_values({scores.numbers + start, scores.rows, end - start, stride}, values, counts, y, start == 0);
     }
     for (long row = 0; row < y.rows; ++row)
         map(y.row(row), y.row(row), y.columns, [&](Lanes sum) { return sum / broadcast(totals[row]); });
@@ -166,10 +193,11 @@ inline void attend(const Attention& job, long sequence, long head, long first, l
 inline void attention(const Attention& job, int threads) {
     if (2.0 * job.sequences * job.heads * job.queries * job.keys * (job.key_width + job.value_width) < LEAST_FLOPS)
         threads = 1;
-    const long num_masks = job.mask_sequence ? job.sequences : 1;
-    share(num_masks * job.queries, threads, [&](long row) {
+    share((is_each_its_own(job) ? job.sequences : 1) * job.queries, threads, [&](long row) {
         const long sequence = row / job.queries, query = row % job.queries;
-        job.seen[row] = count_seen(job.mask + sequence * job.mask_sequence + query * job.mask_query, job.keys);
+        job.seen[row] = job.starts ? job.starts[sequence] + query + 1
+                                   : count_seen(job.mask + sequence * job.mask_sequence + query * job.mask_query,
+                                                job.keys);
     });
     const long parts = blocks_of(job.queries, QUERIES), heads = job.sequences * job.heads;
     share(heads * parts, threads, [&](long task) {

@@ -11,6 +11,38 @@ from torch.autograd.function import once_differentiable
 from gorae.kernels.tiles import TILE_KEYS, TILE_ROWS, pad_columns, pad_rows
 
 
+def attention_reference(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    sharing = query.shape[1] // key.shape[1]
+    spread = (spread_over(held, sharing) for held in (key, value))
+    return ReferenceAttention.apply(query, *spread, mask, scale)  # pyright: ignore[reportReturnType]
+
+
+def cached_attention_reference(
+    query_BTHK: Tensor, keys_NJPK: Tensor, values_NJPV: Tensor, table_BM: Tensor, starts_B: Tensor, scale: float
+) -> Tensor:
+    num_tokens = query_BTHK.shape[1]
+    if not query_BTHK.numel():
+        return query_BTHK.new_zeros(*query_BTHK.shape[:3], values_NJPV.shape[-1])
+    lengths_B = starts_B + num_tokens
+    num_pages = -(-int(lengths_B.max()) // keys_NJPK.shape[2])
+    key_BJSK, value_BJSV = (gathered(pages, table_BM[:, :num_pages], lengths_B) for pages in (keys_NJPK, values_NJPV))
+    hidden_BTS = torch.arange(key_BJSK.shape[2]) > (starts_B[:, None] + torch.arange(num_tokens))[..., None]
+    mask_B1TS = torch.zeros(hidden_BTS.shape).masked_fill_(hidden_BTS, float("-inf"))[:, None]
+    return attention_reference(query_BTHK.transpose(1, 2), key_BJSK, value_BJSV, mask_B1TS, scale).transpose(1, 2)
+
+
+def gathered(pages_NJPK: Tensor, table_BM: Tensor, lengths_B: Tensor) -> Tensor:
+    """float32 [B, J, S, K]; zeros behind a sequence's length, since what lies there may be no number."""
+    held_BJSK = pages_NJPK[table_BM].transpose(1, 2).flatten(2, 3).float()
+    unwritten_BS = torch.arange(held_BJSK.shape[2]) >= lengths_B[:, None]
+    return held_BJSK.masked_fill(unwritten_BS[:, None, :, None], 0.0)
+
+
+def spread_over(held_BJSK: Tensor, sharing: int) -> Tensor:
+    """Keys or values for each of the heads that share them."""
+    return held_BJSK if sharing == 1 else held_BJSK.repeat_interleave(sharing, dim=1)
+
+
 class ReferenceAttention(torch.autograd.Function):
     """Scores, largest score, exponentials, weighted values, one division: in this order, a query row at a time."""
 

@@ -3,8 +3,8 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gorae.kernels.backend import native_for
-from gorae.kernels.experts.cpu import expert_mlp_cpu
+from gorae.kernels.backend import native_for, wants_gradient
+from gorae.kernels.experts.cpu import expert_mlp_cpu, shared_kind
 from gorae.kernels.experts.quantised import are_few_bits, expert_mlp_quantised
 from gorae.kernels.experts.reference import expert_mlp_reference
 from gorae.kernels.weights import HeldExperts
@@ -22,12 +22,15 @@ def expert_mlp(
 
     The weights of the experts are stacked, or E matrices each held as `linear` takes it, with the same bits.
     """
-    if isinstance(gate, HeldExperts) and isinstance(up, HeldExperts) and isinstance(down, HeldExperts):
-        native = native_for(x, weights)
-        if native is not None and are_few_bits(gate, up, down):
-            return expert_mlp_quantised(native, x, experts, weights, gate, up, down)
-    samples = tuple(held if isinstance(held, Tensor) else held.sample for held in (gate, up, down))
-    native = native_for(x, weights, weights=samples)
+    native = native_for(x, weights)
     if native is None:
         return expert_mlp_reference(x, experts, weights, gate, up, down)
-    return expert_mlp_cpu(native, x, experts, weights, gate, up, down)
+    if isinstance(gate, HeldExperts) and isinstance(up, HeldExperts) and isinstance(down, HeldExperts):
+        if are_few_bits(gate, up, down):
+            return expert_mlp_quantised(native, x, experts, weights, gate, up, down)
+        if wants_gradient(x, weights):
+            return expert_mlp_reference(x, experts, weights, gate, up, down)
+    kind = shared_kind(gate, up, down)
+    if kind is None:
+        return expert_mlp_reference(x, experts, weights, gate, up, down)
+    return expert_mlp_cpu(native, kind, x, experts, weights, gate, up, down)

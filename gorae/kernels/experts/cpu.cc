@@ -10,8 +10,8 @@
 
 namespace gorae::GORAE_SET {
 
-template <class Number>
-void sort_choices(const ExpertMlp<Number>& job) {
+template <class Weight>
+void sort_choices(const ExpertMlp<Weight>& job) {
     const long num_choices = job.x.rows * job.active;
     std::fill_n(job.starts, job.num_experts + 1, 0);
     for (long choice = 0; choice < num_choices; ++choice) ++job.starts[job.experts[choice] + 1];
@@ -32,8 +32,8 @@ inline Matrix<float> rows_of(Matrix<float> x, long first, long last) {
 inline Matrix<const float> to_read(Matrix<float> x) { return {x.numbers, x.rows, x.columns, x.stride}; }
 
 // y = x Wᵀ of each expert's rows, for one or two matrices an expert
-template <class Number>
-void each_expert(const ExpertMlp<Number>& job, Matrix<float> x, std::initializer_list<const Experts<Number>*> weights,
+template <class Weight>
+void each_expert(const ExpertMlp<Weight>& job, Matrix<float> x, std::initializer_list<const Experts<Weight>*> weights,
                  std::initializer_list<Matrix<float>> results, int threads) {
     const long groups = blocks_of(weights.begin()[0]->rows, OUTPUTS), products = weights.size();
     if (x.columns == 0) {
@@ -49,8 +49,8 @@ void each_expert(const ExpertMlp<Number>& job, Matrix<float> x, std::initializer
     });
 }
 
-template <class Number>
-void expert_mlp(const ExpertMlp<Number>& job, int threads) {
+template <class Weight>
+void expert_mlp(const ExpertMlp<Weight>& job, int threads) {
     const long num_choices = job.x.rows * job.active, width = job.x.columns, inner = job.gate.rows;
     if (6.0 * num_choices * width * inner < LEAST_FLOPS) threads = 1;
     sort_choices(job);

@@ -11,20 +11,26 @@ from torch.autograd.function import once_differentiable
 
 from gorae.kernels.backend import in_rows, row_stride, wants_gradient
 from gorae.kernels.swiglu.cpu import swiglu_gradients
-from gorae.kernels.weights import HeldExperts
+from gorae.kernels.weights import HeldExperts, Place, kind_of
 
 Experts = Tensor | HeldExperts
 
 
+def shared_kind(*all_experts: Experts) -> int | None:
+    """The kind of weight that all experts are of, if the kernel reads it."""
+    first, *others = (held.kind if isinstance(held, HeldExperts) else kind_of(held) for held in all_experts)
+    return first if all(kind == first for kind in others) else None
+
+
 def expert_mlp_cpu(
-    native: Any, x: Tensor, experts: Tensor, weights: Tensor, gate: Experts, up: Experts, down: Experts
+    native: Any, kind: int, x: Tensor, experts: Tensor, weights: Tensor, gate: Experts, up: Experts, down: Experts
 ) -> Tensor:
-    """Experts of one type, float32 or bfloat16; those that are held one by one do not learn."""
+    """Experts of one kind; those that are held one by one do not learn."""
     if isinstance(gate, HeldExperts) or isinstance(up, HeldExperts) or isinstance(down, HeldExperts):
-        return mixed(native, x, experts, weights, gate, up, down).y_ND
+        return mixed(native, kind, x, experts, weights, gate, up, down).y_ND
     if wants_gradient(x, weights, gate, up, down):
-        return NativeExperts.apply(native, x, experts, weights, gate, up, down)  # pyright: ignore[reportReturnType]
-    return mixed(native, x, experts, weights, gate, up, down).y_ND
+        return NativeExperts.apply(native, kind, x, experts, weights, gate, up, down)  # pyright: ignore[reportReturnType]
+    return mixed(native, kind, x, experts, weights, gate, up, down).y_ND
 
 
 class Mixed(NamedTuple):
@@ -38,8 +44,8 @@ class Mixed(NamedTuple):
 
 class NativeExperts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, native: Any, x_ND, experts_NA, weights_NA, gate_EFD, up_EFD, down_EDF) -> Tensor:
-        found = mixed(native, x_ND, experts_NA, weights_NA, gate_EFD, up_EFD, down_EDF)
+    def forward(ctx, native: Any, kind: int, x_ND, experts_NA, weights_NA, gate_EFD, up_EFD, down_EDF) -> Tensor:
+        found = mixed(native, kind, x_ND, experts_NA, weights_NA, gate_EFD, up_EFD, down_EDF)
         ctx.save_for_backward(x_ND, weights_NA, gate_EFD, up_EFD, down_EDF, *found[1:])
         return found.y_ND
 
@@ -72,7 +78,7 @@ class NativeExperts(torch.autograd.Function):
         grad_x_ND = in_slots(grad_inputs_PD, choices_P, weights_NA).sum(1)
         grad_weights_NA = in_slots(grad_weights_P, choices_P, weights_NA)
         grads = (grad.to(held[0].dtype) for grad in (grad_gate_EFD, grad_up_EFD, grad_down_EDF))
-        return None, grad_x_ND, None, grad_weights_NA, *grads
+        return None, None, grad_x_ND, None, grad_weights_NA, *grads
 
 
 def in_slots(rows: Tensor, choices_P: Tensor, weights_NA: Tensor) -> Tensor:
@@ -80,7 +86,9 @@ def in_slots(rows: Tensor, choices_P: Tensor, weights_NA: Tensor) -> Tensor:
     return torch.empty_like(rows).index_copy_(0, choices_P, rows).unflatten(0, weights_NA.shape)
 
 
-def mixed(native: Any, x: Tensor, experts: Tensor, weights: Tensor, gate: Experts, up: Experts, down: Experts) -> Mixed:
+def mixed(
+    native: Any, kind: int, x: Tensor, experts: Tensor, weights: Tensor, gate: Experts, up: Experts, down: Experts
+) -> Mixed:
     x, experts, weights = in_rows(x), experts.contiguous(), weights.contiguous()
     num_tokens, width = x.shape
     num_active, num_experts, (inner, _) = experts.shape[1], len(gate), gate[0].shape
@@ -100,8 +108,8 @@ def mixed(native: Any, x: Tensor, experts: Tensor, weights: Tensor, gate: Expert
         num_active,
         num_experts,
         inner,
-        is_bfloat16(gate),
-        *map(table_of, matrices),
+        kind,
+        *map(place_of_experts, matrices),
         sheet.data_ptr(),
         gate_up_2PF.data_ptr(),
         workspace.data_ptr(),
@@ -111,17 +119,9 @@ def mixed(native: Any, x: Tensor, experts: Tensor, weights: Tensor, gate: Expert
     return Mixed(y_ND, gate_up_2PF, sheet[:num_choices], sheet[2 * num_choices :])
 
 
-def is_bfloat16(held: Experts) -> bool:
-    sample = held if isinstance(held, Tensor) else held.sample
-    return sample is not None and sample.dtype == torch.bfloat16
-
-
-def table_of(held: Experts) -> tuple[int, int, int, int]:
-    """Where the matrices lie: at addresses, or from one on, so many numbers apart; and the numbers from row to row."""
-    if isinstance(held, HeldExperts):
-        assert held.sample is not None, "experts of several types, or with gaps between rows, go through `linear`"
-        return held.addresses.data_ptr(), 0, 0, held[0].shape[1]
-    return 0, held.data_ptr(), held.stride(0), held.stride(1)
+def place_of_experts(held: Experts) -> Place:
+    """As native.cc takes it: stacked ones lie from an address on, with what lies between them as the last stride."""
+    return held.place if isinstance(held, HeldExperts) else Place(0, held.data_ptr(), held.stride(1), held.stride(0))
 
 
 def in_matrices(weight: Tensor) -> Tensor:

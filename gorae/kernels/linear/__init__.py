@@ -4,12 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gorae.kernels.backend import WEIGHT_TYPES, native_for
+from gorae.kernels.backend import native_for
 from gorae.kernels.linear.cpu import linear_cpu
 from gorae.kernels.linear.quantised import linear_quantised
 from gorae.kernels.linear.reference import linear_reference
 from gorae.kernels.panels import Panels
-from gorae.kernels.weights import BlockScaled, bands
+from gorae.kernels.weights import BlockScaled, bands, kind_of
 
 
 def linear(
@@ -22,10 +22,9 @@ def linear(
     """
     if isinstance(weight, Panels) and weight.bits < 16:
         return linear_quantised(native_for(x), x, weight)
-    if isinstance(weight, Tensor) and weight.dtype in WEIGHT_TYPES:
-        native = native_for(x, weights=(weight,))
-        return linear_reference(x, weight) if native is None else linear_cpu(native, x, weight)
     native = native_for(x)
     if native is None:
         return linear_reference(x, weight)
+    if kind_of(weight) is not None:
+        return linear_cpu(native, x, weight)
     return torch.cat([linear_cpu(native, x, band) for band in bands(weight)], dim=-1)

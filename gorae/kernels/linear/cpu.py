@@ -8,11 +8,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gorae.kernels.backend import as_matrix, in_rows, row_stride, wants_gradient
+from gorae.kernels.weights import Weight, bands, kind_of, place_of, with_contiguous_rows
 
 
-def linear_cpu(native: Any, x: Tensor, weight: Tensor) -> Tensor:
-    """x float32; weight float32 or bfloat16, which is widened as it is read."""
-    return NativeLinear.apply(native, x, weight) if wants_gradient(x, weight) else product(native, x, weight)  # pyright: ignore[reportReturnType]
+def linear_cpu(native: Any, x: Tensor, weight: Weight) -> Tensor:
+    """x float32; a weight of a kind that the kernel reads, widened as it is read."""
+    if isinstance(weight, Tensor):
+        return NativeLinear.apply(native, x, weight) if wants_gradient(x, weight) else product(native, x, weight)  # pyright: ignore[reportReturnType]
+    return NativeHeldLinear.apply(native, x, weight) if wants_gradient(x) else product(native, x, weight)  # pyright: ignore[reportReturnType]
 
 
 class NativeLinear(torch.autograd.Function):
@@ -30,8 +33,22 @@ class NativeLinear(torch.autograd.Function):
         return None, grad_x, grad_weight
 
 
-def product(native: Any, x: Tensor, weight: Tensor) -> Tensor:
-    x, weight = in_rows(x), in_rows(weight)
+class NativeHeldLinear(torch.autograd.Function):
+    """With a weight that does not learn."""
+
+    @staticmethod
+    def forward(ctx, native: Any, x: Tensor, weight: Weight) -> Tensor:
+        ctx.weight = weight
+        return product(native, x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, grad @ torch.cat([*bands(ctx.weight)]), None
+
+
+def product(native: Any, x: Tensor, weight: Weight) -> Tensor:
+    x, weight = in_rows(x), with_contiguous_rows(weight)
     *leading, num_inputs = x.shape
     num_outputs = weight.shape[0]
     assert weight.shape[1] == num_inputs, f"x is {num_inputs} wide, weight takes {weight.shape[1]}"
@@ -40,11 +57,10 @@ def product(native: Any, x: Tensor, weight: Tensor) -> Tensor:
         x.data_ptr(),
         x.numel() // num_inputs if num_inputs else prod(leading),
         row_stride(x),
-        weight.data_ptr(),
-        weight.dtype == torch.bfloat16,
+        kind_of(weight),
+        place_of(weight),
         num_outputs,
         num_inputs,
-        row_stride(weight),
         y.data_ptr(),
         torch.get_num_threads(),
     )
