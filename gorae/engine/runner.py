@@ -14,6 +14,7 @@ from torch import Tensor
 from gorae.config import forward_flops
 from gorae.engine.passage import Passage
 from gorae.engine.prefixes import PrefixCache
+from gorae.kernels import log_softmax
 from gorae.model import Cache, Network
 
 
@@ -92,7 +93,7 @@ class Runner:
 
     def log_probs(self, hidden_ND: Tensor) -> Tensor:
         """The log-probabilities [N, W] of what follows N features."""
-        return self.network.logits(hidden_ND).log_softmax(-1)
+        return log_softmax(self.network.logits(hidden_ND))
 
     def seat(self, sequences: list[tuple[int, ...]]) -> list[int]:
         """Turn the rows read into running rows, one for each of `sequences`; returns their places among those read."""
