@@ -239,6 +239,46 @@ static void elementwise(Draw& draw) {
         }
 }
 
+static void of_the_head(Draw& draw) {
+    for (long rows : {1, 3, 40})
+        for (long width : {1, 7, 8, 65, 300}) {
+            const auto x = draw.numbers(rows * (width + 1));
+            compare("log_softmax", rows * width, [&](const Operations& set, float* y, int threads) {
+                set.log_softmax({x.data(), rows, width, width + 1}, {y, rows, width, width}, threads);
+            });
+        }
+    for (long rows : {1, 3, 40})
+        for (bool is_softmax : {false, true}) {
+            const long experts = 12, active = 3, groups = is_softmax ? 1 : 4, active_groups = is_softmax ? 1 : 2;
+            const auto logits = draw.numbers(rows * experts), bias = draw.numbers(experts);
+            compare("route", rows * (experts + 2 * active), [&](const Operations& set, float* y, int threads) {
+                std::vector<std::int64_t> chosen(rows * active);
+                float *scores = y, *weights = y + rows * experts, *found = weights + rows * active;
+                set.route({{logits.data(), rows, experts, experts}, is_softmax ? nullptr : bias.data(), active, is_softmax,
+                           groups, active_groups, !is_softmax, 2.5f, scores, chosen.data(), weights},
+                          threads);
+                for (long i = 0; i < rows * active; ++i) found[i] = static_cast<float>(chosen[i]);
+            });
+        }
+}
+
+// Heads of a batch, [2, 3, tokens, width], by angles that all heads share.
+static void rotations(Draw& draw) {
+    for (bool is_interleaved : {true, false})
+        for (bool is_back : {false, true})
+            for (long tokens : {1, 5, 130})
+                for (long half : {1, 3, 8, 13}) {
+                    const long width = 2 * half, count = 2 * 3 * tokens * width, angles = 2 * tokens * half;
+                    const auto x = draw.numbers(count), cosines_and_sines = draw.numbers(2 * angles);
+                    compare("rotate", count, [&](const Operations& set, float* y, int threads) {
+                        set.rotate({x.data(), cosines_and_sines.data(), y, {2, 3, tokens},
+                                    {3 * tokens * width, tokens * width, width}, {tokens * half, 0, half}, angles, half,
+                                    is_interleaved, is_back},
+                                   threads);
+                    });
+                }
+}
+
 static void attentions(Draw& draw) {
     const long sequences = 2, heads = 3, PART = 64;  // keys looked at together, as attention/cpu.py says
     for (long queries : {1, 4, 9, 70})
@@ -375,6 +415,8 @@ int main() {
     products<HalfPanels>(draw, "linear panels", "experts panels", &Operations::half_panels);
     products<BlockScaled>(draw, "linear float8", "experts float8", &Operations::block_scaled);
     elementwise(draw);
+    of_the_head(draw);
+    rotations(draw);
     attentions(draw);
     cached_attentions(draw);
     paged<float>(draw, "paged float32", &Draw::numbers, &Operations::paged_attention_float32);
