@@ -43,8 +43,8 @@ def chosen_bits(to: str, *, has_experts: bool) -> dict[str, int]:
     """The bits of every kind of matrix for what `gorae convert --to` calls int4, int8, mixed or bf16-panels.
 
     mixed: what most of a network is, experts or, where there are none, feed-forwards, lies at 4 bits, and all else,
-    which every token passes through, at 8. DeepSeek-V2-Lite's shape takes 4.93 bits a weight so, a bfloat16 embedding
-    counted, 4.78 without it: llama.cpp calls 4.85 Q4_K_M.
+    which every token passes through, at 8. DeepSeek-V2-Lite's shape takes 4.94 bits a weight so, a bfloat16 embedding
+    counted, 4.79 without it: llama.cpp calls 4.85 Q4_K_M.
     """
     if to == "mixed":
         return dict.fromkeys(_PANELLED, 8) | {"experts" if has_experts else "dense": 4}
