@@ -257,6 +257,24 @@ def test_random_operations_leave_nothing_behind_and_every_reply_is_the_one_witho
     assert module is None or module.cache.num_rows == module.cache.book.num_used == 0
 
 
+@pytest.mark.parametrize("mode", ["ngram", "mtp"])
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 7])
+def test_a_cancel_while_guesses_are_tried_or_a_neighbour_is_read_changes_nothing_else(models, mode, num_steps):
+    params = SamplingParams(max_tokens=40, temperature=0.0)
+    prompts = [PROMPTS[0], PROMPTS[7] * 2, PROMPTS[3]]
+    expected = Engine(models["v3"]).generate(prompts, params)
+    engine = Engine(models["v3"], speculation=mode, prefill_tokens=32)
+    ids, tokens = [engine.add(prompt, params) for prompt in prompts], defaultdict(list)
+    for step in range(100):
+        if step == num_steps:
+            engine.cancel(ids[0])
+        for event in engine.step():
+            assert step < num_steps or event.request_id != ids[0]
+            tokens[event.request_id].append(event.token_id)
+    assert [tokens[ids[1]], tokens[ids[2]]] == [output.token_ids for output in expected[1:]]
+    assert engine.runner.cache.num_rows == 0
+
+
 @torch.no_grad()
 def test_routings_with_speculation_are_the_trainers(models):
     params = SamplingParams(max_tokens=40, seed=1, routings=True)
