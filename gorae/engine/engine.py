@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -25,6 +26,7 @@ from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import draw
 from gorae.engine.scheduler import Reading, next_reading
 from gorae.engine.shortage import ShortageError, is_shortage
+from gorae.engine.spill import PageFolder
 from gorae.engine.weights import WeightsWatch, replace_weights
 from gorae.kernels import TILE_KEYS
 from gorae.model import Network
@@ -83,6 +85,8 @@ class Engine:
     prefix_cache: keep what has been read for requests that begin alike.
     speculation: try guesses of the next tokens, which changes no token and no log-probability: "ngram" takes them from
         repetitions in prompt and reply, "mtp" from the network's next-token module, "auto" from both where that pays.
+    prefix_folder: keep it on disk too, up to `prefix_folder_bytes`, for later processes with the same weights; making
+        sure of these reads all of them once.
     """
 
     def __init__(
@@ -94,6 +98,8 @@ class Engine:
         prefill_tokens: int = 2048,
         prefix_cache: bool = True,
         speculation: Mode | None = None,
+        prefix_folder: str | Path | None = None,
+        prefix_folder_bytes: int = 4 << 30,
         count: Count | None = None,
     ) -> None:
         if max_batch < 1:
@@ -108,7 +114,15 @@ class Engine:
         self.config, self.tokenizer = model.config, model.tokenizer
         self.max_batch, self.prefill_tokens = max_batch, prefill_tokens
         self.cache_tokens = cache_tokens // TILE_KEYS * TILE_KEYS
-        self.runner = Runner(model.network, num_pages=cache_tokens // TILE_KEYS, prefix_cache=prefix_cache, count=count)
+        if prefix_folder is not None and not prefix_cache:
+            raise ValueError("prefix_folder has no use with prefix_cache=False; leave one of them out")
+        self.runner = Runner(
+            model.network,
+            num_pages=cache_tokens // TILE_KEYS,
+            prefix_cache=prefix_cache,
+            folder=None if prefix_folder is None else PageFolder(Path(prefix_folder), prefix_folder_bytes),
+            count=count,
+        )
         self.speculation = Speculation(model.network, speculation, count=count)
         self.waiting: deque[Request] = deque()  # the oldest first, and all younger than those admitted
         self.reading = Reading()
@@ -269,6 +283,8 @@ class Engine:
         """Choose what to read next, once the last reading has come to its end."""
         if self.reading.requests or not self.waiting:
             return
+        if not self.waiting[0].is_read_whole:
+            self.runner.recall(self.waiting[0].sequence[:-1])
         self.reading = next_reading(
             self.waiting,
             len(self.running),

@@ -5,7 +5,8 @@ distinct sequence. Rows and known prefixes hold pages of the cache together; pre
 requests only as token ids in rows.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ from gorae.config import forward_flops
 from gorae.engine.passage import Passage
 from gorae.engine.prefixes import PrefixCache
 from gorae.engine.shortage import is_shortage
+from gorae.engine.spill import PageFolder, fingerprint_of, page_keys
 from gorae.kernels import TILE_KEYS, log_softmax
 from gorae.model import Cache, Network
 
@@ -28,8 +30,17 @@ class Count(Protocol):
 class Runner:
     """The network, its cache, and `count`, which is told of every forward pass."""
 
-    def __init__(self, network: Network, *, num_pages: int, prefix_cache: bool, count: Count | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        num_pages: int,
+        prefix_cache: bool,
+        count: Count | None,
+        folder: PageFolder | None = None,
+    ) -> None:
         self.network = network
+        self.folder = folder
         self.num_pages = num_pages
         self.prefix_cache = prefix_cache
         self.count = count
@@ -49,6 +60,7 @@ class Runner:
         self.prefixes = PrefixCache(self.cache.book)
         self.num_running = 0
         self.reading: list[tuple[int, ...]] = []
+        self.fingerprint: str | None = None  # of the weights, once it is asked for
 
     @property
     def num_rows(self) -> int:
@@ -142,9 +154,38 @@ class Runner:
         self.cache.arrange(range(self.num_running))
 
     def keep(self, row: int, sequence: Sequence[int]) -> None:
-        """Let others find what a row has read."""
-        if self.prefix_cache:
-            self.prefixes.keep(sequence[: int(self.cache.lengths_B[row])], self.cache.held[row])
+        """Let others find what a row has read, those of a later process too where there is a folder."""
+        if not self.prefix_cache:
+            return
+        read, pages = sequence[: int(self.cache.lengths_B[row])], self.cache.held[row]
+        new = self.prefixes.keep(read, pages)
+        if self.folder is not None and new:
+            for number, key in enumerate(self.page_keys(read)):
+                if number in new and key not in self.folder:
+                    self.folder.write(key, self.cache.page_bytes(pages[number]))
+
+    @torch.inference_mode()
+    def recall(self, sequence: Sequence[int]) -> None:
+        """Take what the folder has of a sequence's beginning into the cache, behind what is known, if there is room."""
+        if self.folder is None:
+            return
+        book, pages = self.cache.book, self.prefixes.find(sequence)
+        num_known = len(pages)
+        for key in itertools.islice(self.page_keys(sequence), num_known, None):
+            if book.num_available <= sum(map(book.is_idle, pages)) or key not in self.folder:
+                break
+            if (stored := self.folder.read(key)) is None:
+                break
+            self.prefixes.make_room(1)
+            pages.append(book.take())
+            self.cache.fill_page(pages[-1], stored)
+            self.prefixes.keep(sequence[: len(pages) * TILE_KEYS], pages)
+            book.let_go(pages[-1:])
+
+    def page_keys(self, sequence: Sequence[int]) -> Iterator[str]:
+        if self.fingerprint is None:
+            self.fingerprint = fingerprint_of(self.network)
+        return page_keys(self.fingerprint, sequence)
 
     def make_room(self, lengths: Sequence[int], *, first: int = 0) -> None:
         """Let rows from `first` on hold pages for so many tokens each; prefixes go where no page is free."""
