@@ -129,7 +129,7 @@ def long_replies(models):
 
 
 @pytest.mark.parametrize("mode", ["ngram", "mtp", "auto"])
-@pytest.mark.parametrize(("cache_tokens", "prefix_cache"), [(256, False), (384, True)])
+@pytest.mark.parametrize(("cache_tokens", "prefix_cache"), [(192, False), (224, True)])
 def test_under_preemption_too(models, long_replies, mode, cache_tokens, prefix_cache):
     engine = engine_of(models["v3"], mode, cache_tokens=cache_tokens, prefix_cache=prefix_cache)
     assert engine.generate(PROMPTS[:5], LONG) == long_replies
