@@ -16,7 +16,7 @@ from gorae.config import forward_flops
 from gorae.engine.passage import Passage
 from gorae.engine.prefixes import PrefixCache
 from gorae.engine.spill import PageFolder, fingerprint_of, page_keys
-from gorae.kernels import TILE_KEYS
+from gorae.kernels import TILE_KEYS, log_softmax
 from gorae.model import Cache, Network
 
 
@@ -105,7 +105,7 @@ class Runner:
 
     def log_probs(self, hidden_ND: Tensor) -> Tensor:
         """The log-probabilities [N, W] of what follows N features."""
-        return self.network.logits(hidden_ND).log_softmax(-1)
+        return log_softmax(self.network.logits(hidden_ND))
 
     def seat(self, sequences: list[tuple[int, ...]]) -> list[int]:
         """Turn the rows read into running rows, one for each of `sequences`; returns their places among those read."""
@@ -175,21 +175,6 @@ class Runner:
         self.prefixes.make_room(sum(self.cache.num_missing(row, length) for row, length in rows))
         for row, length in rows:
             self.cache.reserve(row, length)
-
-    @torch.inference_mode()
-    def take_back(self, lengths: Sequence[int]) -> None:
-        """Let running rows hold so many tokens each, and forget those after them."""
-        held = self.cache.lengths_B[: self.num_running].tolist()
-        for row, (length, before) in enumerate(zip(lengths, held, strict=True)):
-            if length != before:
-                self.cache.take_back(row, length)
-
-    def spare_tokens(self, num_copied: int) -> int:
-        """Tokens by which every running row may grow, when so many pages are copied besides."""
-        lengths = self.cache.lengths_B[: self.num_running].tolist()
-        pages = max(0, self.cache.book.num_available - num_copied) // max(1, self.num_running)
-        ends = [len(held) * TILE_KEYS - length for held, length in zip(self.cache.held, lengths, strict=False)]
-        return pages * TILE_KEYS + min(ends, default=0)
 
     def has_room(self, num_copied: int) -> bool:
         """Whether there is a token's room for every running row, and for copies of so many pages."""

@@ -107,7 +107,7 @@ def fingerprint_of(network: Network) -> str:
     digest = hashlib.sha256(repr(others).encode())
     for name, tensor in sorted(held_tensors(network), key=lambda one: one[0]):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

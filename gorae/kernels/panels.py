@@ -51,7 +51,7 @@ def pack(weight: Tensor, bits: int) -> Panels:
     """
     num_outputs, num_inputs = weight.shape
     packed = torch.empty(-(-num_outputs // PANEL), panel_bytes(num_inputs, bits), dtype=torch.uint8)
-    rows_at_once = PANEL * max(1, (1 << 20) // max(1, num_inputs * PANEL))
+    rows_at_once = PANEL * max(1, (1 << 18) // max(1, num_inputs * PANEL))
     for begin in range(0, num_outputs, rows_at_once):
         rows = weight[begin : begin + rows_at_once].float()
         if not rows.isfinite().all():
@@ -108,28 +108,33 @@ def _unpack_groups(packed: Tensor, bits: int) -> Tensor:
 def _quantised(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Integers int8 like `groups` [..., 32], and their float16 scales [...]."""
     if bits == 8:
-        return _rounded(groups, groups.abs().amax(-1) / 127, 127, 127)
-    at_largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))[..., 0]
-    best, best_scales = _rounded(groups, at_largest / -8, 8, 7)
-    least = _squared_error(groups, best, best_scales)
+        scales = _held(groups.abs().amax(-1) / 127, groups)
+        return _rounded(groups, scales, 127, 127).to(torch.int8), scales
+    largest, smallest = groups.amax(-1), groups.amin(-1)
+    at_largest = torch.where(largest >= -smallest, largest, smallest)
+    best_scales = _held(at_largest / -8, groups)
+    least = _squared_error(groups, best_scales)
     for stretch in _STRETCHES[1:]:
-        numbers, scales = _rounded(groups, at_largest / -8 * stretch, 8, 7)
-        error = _squared_error(groups, numbers, scales)
-        is_better = error < least
-        least = torch.where(is_better, error, least)
-        best_scales = torch.where(is_better, scales, best_scales)
-        best = torch.where(is_better[..., None], numbers, best)
-    return best, best_scales
+        scales = _held(at_largest / -8 * stretch, groups)
+        error = _squared_error(groups, scales)
+        best_scales = torch.where(error < least, scales, best_scales)
+        least = torch.minimum(error, least)
+    return _rounded(groups, best_scales, 8, 7).to(torch.int8), best_scales
 
 
-def _rounded(groups: Tensor, scales: Tensor, below: int, above: int) -> tuple[Tensor, Tensor]:
+def _held(scales: Tensor, groups: Tensor) -> Tensor:
     held = scales.half()
     if not held.isfinite().all():
         raise ValueError(f"numbers of up to {groups.abs().max().item():.3g} are beyond what float16 scales reach")
-    wide = held.float()[..., None]
+    return held
+
+
+def _rounded(groups: Tensor, scales: Tensor, below: int, above: int) -> Tensor:
+    wide = scales.float()[..., None]
     inverse = torch.where(wide == 0, 0.0, 1 / wide)
-    return (groups * inverse).round().clamp(-below, above).to(torch.int8), held
+    return (groups * inverse).round_().clamp_(-below, above)
 
 
-def _squared_error(groups: Tensor, numbers: Tensor, scales: Tensor) -> Tensor:
-    return (numbers.float() * scales.float()[..., None] - groups).square_().sum(-1)
+def _squared_error(groups: Tensor, scales: Tensor) -> Tensor:
+    """Of 4 bits."""
+    return _rounded(groups, scales, 8, 7).mul_(scales.float()[..., None]).sub_(groups).square_().sum(-1)

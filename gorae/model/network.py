@@ -40,7 +40,7 @@ class Network(nn.Module):
         self.embedding_WD = nn.Parameter(torch.empty(config.vocab_size, config.model_dim))
         self.blocks = nn.ModuleList(Block(config, dense=config.is_dense(i)) for i in range(config.num_layers))
         self.norm_D = nn.Parameter(torch.ones(config.model_dim))
-        self.head_WD = None if config.tie_embeddings else nn.Parameter(torch.empty_like(self.embedding_WD))
+        self.head_WD = None if config.tie_embeddings else nn.Parameter(torch.empty(self.embedding_WD.shape))
         self.mtp = nn.ModuleList(NextTokenModule(config) for _ in range(config.num_mtp_modules))
         self.draw_weights(seed)
 
@@ -62,6 +62,8 @@ class Network(nn.Module):
     @torch.no_grad()
     def draw_weights(self, seed: int) -> None:
         """Normal weights of the configured deviation for every matrix; norms stay one."""
+        if self.embedding_WD.is_meta:  # without memory there is nothing to draw
+            return
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
             if parameter.ndim > 1:
