@@ -19,7 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gorae.kernels import attention, expert_mlp, kernels_in_use, linear, rms_norm, swiglu
+from gorae.kernels import (
+    TILE_KEYS,
+    attention,
+    expert_mlp,
+    kernels_in_use,
+    linear,
+    paged_attention,
+    rms_norm,
+    swiglu,
+)
 
 LEAST_SECONDS = 0.02  # of one turn
 
@@ -127,6 +136,33 @@ def attentions() -> Iterator[Case]:
             )
 
 
+def paged_attentions() -> Iterator[Case]:
+    """Latents of 512 + 64 numbers in bfloat16, and grouped heads; PyTorch's gets float32, and keys for every head."""
+    for heads, key_heads, key, value in ((16, 1, 576, 512), (8, 1, 576, 512), (12, 2, 128, 128)):
+        for queries, keys in ((1, 2048), (1, 8192), (512, 512)):
+            num_pages = keys // TILE_KEYS
+            pages = torch.randn(num_pages, key_heads, TILE_KEYS, key).bfloat16()
+            values = pages[..., :value] if key_heads == 1 else torch.randn_like(pages)
+            query, table = torch.randn(1, queries, heads, key), torch.arange(num_pages)[None]
+            whole = [
+                held.transpose(0, 1).flatten(1, 2).float().repeat_interleave(heads // key_heads, dim=0)[None]
+                for held in (pages, values)
+            ]
+            held = (query, pages, values, table, torch.tensor([keys - queries]))
+            query_BHTK = query.transpose(1, 2)
+            seen = queries * (2 * keys - queries + 1) / 2
+            read = key if key_heads == 1 else key + value
+            yield Case(
+                f"{heads} heads, {key_heads} of keys, {queries} queries {keys} keys, {key} and {value} wide",
+                lambda held=held, scale=key**-0.5: paged_attention(*held, scale),
+                lambda query=query_BHTK, whole=whole, causal=queries > 1: F.scaled_dot_product_attention(
+                    query, *whole, is_causal=causal
+                ).transpose(1, 2),
+                2.0 * heads * seen * (key + value),
+                4.0 * heads * queries * (key + value) + 2.0 * keys * key_heads * read,
+            )
+
+
 def elementwise() -> Iterator[Case]:
     for rows, width in ((1, 1024), (64, 1024), (2048, 1024)):
         x, up, weight = torch.randn(rows, width), torch.randn(rows, width), torch.randn(width)
@@ -151,6 +187,7 @@ OPERATIONS = {
     "gradients": products_with_gradients,
     "experts": experts,
     "attention": attentions,
+    "paged_attention": paged_attentions,
     "elementwise": elementwise,
 }
 
