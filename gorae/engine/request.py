@@ -103,22 +103,28 @@ class Request:
     prompt_top_logprobs: list[dict[int, float]] = field(default_factory=list)
     routings: list[Routings] = field(default_factory=list)  # of the tokens that the network has been given, in parts
     finish_reason: str | None = None
-    text: str = ""
+    tail: str = ""  # of the text: where a stop text may have begun
     decoder: StreamDecoder | None = None
     num_cached: int = 0
     weights_version: int | None = None  # None until it is admitted
 
     def take(self, token_id: int, logprob: float, *, end_ids: Collection[int], max_positions: int) -> None:
         """Append a sampled token and decide whether it was the last."""
+        params = self.params
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)
-        if self.params.stop and self.decoder is not None:
-            self.text += self.decoder.push([token_id])
-        is_end = token_id in self.params.stop_token_ids or (token_id in end_ids and not self.params.ignore_eos)
-        if is_end or any(stop in self.text for stop in self.params.stop):
+        is_end = (token_id in end_ids and not params.ignore_eos) or token_id in params.stop_token_ids
+        if is_end or (params.stop and self.completes_stop_text(token_id)):
             self.finish_reason = "stop"
-        elif len(self.token_ids) >= self.params.max_tokens or self.num_tokens >= max_positions:
+        elif len(self.token_ids) >= params.max_tokens or self.num_tokens >= max_positions:
             self.finish_reason = "length"
+
+    def completes_stop_text(self, token_id: int) -> bool:
+        """Whether the characters this token adds complete a stop text; only the end of the text is looked at."""
+        assert self.decoder is not None, "stop texts are refused where there is no tokenizer"
+        text = self.tail + self.decoder.push([token_id])
+        self.tail = text[max(0, len(text) + 1 - max(map(len, self.params.stop))) :]
+        return any(stop in text for stop in self.params.stop)
 
     def begin(self) -> None:
         """It is about to be read, maybe not for the first time: what an earlier reading did not finish is dropped."""

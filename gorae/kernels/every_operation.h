@@ -30,12 +30,12 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::rms_norm,
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,
-    GORAE_SET::log_softmax,
-    GORAE_SET::rotate,
-    GORAE_SET::route,
     GORAE_SET::multiply_add,
     GORAE_SET::panel_linear,
     GORAE_SET::panel_experts,
+    GORAE_SET::log_softmax,
+    GORAE_SET::rotate,
+    GORAE_SET::route,
 };
 
 }  // namespace gorae

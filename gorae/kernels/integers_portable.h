@@ -15,8 +15,10 @@ constexpr int unsigned_by(int) { return 0; }
 // Round 32 numbers within ±127 to the nearest integers, the even one of two; their sum is returned.
 inline int to_bytes(const Lanes numbers[4], std::int8_t* bytes) {
     int sum = 0;
+    float each[32];
+    for (int i = 0; i < 4; ++i) store(each + 8 * i, numbers[i]);
     for (int i = 0; i < 32; ++i) {
-        const float number = numbers[i / 8].value[i % 8];
+        const float number = each[i];
         bytes[i] = number == number ? static_cast<std::int8_t>(std::nearbyint(number)) : 0;
         sum += bytes[i];
     }

@@ -230,6 +230,38 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
         },
         Release());
     set.def(
+        "multiply_add",
+        [&operations](long rounds, Address results, int threads) {
+            operations.multiply_add(rounds, reinterpret_cast<float*>(results), threads);
+        },
+        Release());
+    set.def(
+        "panel_linear",
+        [&operations](Address x, long rows, long heads, long inputs, long x_row, long x_head, Address panels, int bits,
+                      long outputs, Address y, int threads) {
+            operations.panel_linear({reinterpret_cast<const float*>(x), rows, heads, inputs, x_row, x_head,
+                                     reinterpret_cast<const std::uint8_t*>(panels), bits, outputs,
+                                     reinterpret_cast<float*>(y)},
+                                    threads);
+        },
+        Release());
+    set.def(
+        "panel_experts",
+        [&operations](Address x, long tokens, long width, long x_stride, Address experts, Address weights, long active,
+                      long num_experts, long inner, Address gate, Address up, Address down, int bits, int down_bits,
+                      Address y, int threads) {
+            auto chosen = reinterpret_cast<const std::int64_t*>(experts);
+            require_experts(chosen, tokens * active, num_experts);
+            nb::gil_scoped_release release;
+            operations.panel_experts({matrix<const float>(x, tokens, width, x_stride), chosen,
+                                      reinterpret_cast<const float*>(weights), active, num_experts, inner,
+                                      reinterpret_cast<const std::int64_t*>(gate),
+                                      reinterpret_cast<const std::int64_t*>(up),
+                                      reinterpret_cast<const std::int64_t*>(down), bits, down_bits,
+                                      matrix<float>(y, tokens, width, width)},
+                                     threads);
+        });
+    set.def(
         "log_softmax",
         [&operations](Address x, long rows, long width, long x_stride, Address y, int threads) {
             operations.log_softmax(matrix<const float>(x, rows, width, x_stride), matrix<float>(y, rows, width, width),
@@ -262,38 +294,6 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                              threads);
         },
         Release());
-    set.def(
-        "multiply_add",
-        [&operations](long rounds, Address results, int threads) {
-            operations.multiply_add(rounds, reinterpret_cast<float*>(results), threads);
-        },
-        Release());
-    set.def(
-        "panel_linear",
-        [&operations](Address x, long rows, long heads, long inputs, long x_row, long x_head, Address panels, int bits,
-                      long outputs, Address y, int threads) {
-            operations.panel_linear({reinterpret_cast<const float*>(x), rows, heads, inputs, x_row, x_head,
-                                     reinterpret_cast<const std::uint8_t*>(panels), bits, outputs,
-                                     reinterpret_cast<float*>(y)},
-                                    threads);
-        },
-        Release());
-    set.def(
-        "panel_experts",
-        [&operations](Address x, long tokens, long width, long x_stride, Address experts, Address weights, long active,
-                      long num_experts, long inner, Address gate, Address up, Address down, int bits, int down_bits,
-                      Address y, int threads) {
-            auto chosen = reinterpret_cast<const std::int64_t*>(experts);
-            require_experts(chosen, tokens * active, num_experts);
-            nb::gil_scoped_release release;
-            operations.panel_experts({matrix<const float>(x, tokens, width, x_stride), chosen,
-                                      reinterpret_cast<const float*>(weights), active, num_experts, inner,
-                                      reinterpret_cast<const std::int64_t*>(gate),
-                                      reinterpret_cast<const std::int64_t*>(up),
-                                      reinterpret_cast<const std::int64_t*>(down), bits, down_bits,
-                                      matrix<float>(y, tokens, width, width)},
-                                     threads);
-        });
 }
 
 bool has_avx2() {
@@ -326,6 +326,10 @@ NB_MODULE(native, module) {
         bind(module, "avx2", avx2_operations);
         names.append("avx2");
     }
+#endif
+#ifdef __aarch64__
+    bind(module, "neon", neon_operations);
+    names.append("neon");
 #endif
     bind(module, "portable", portable_operations);
     names.append("portable");

@@ -154,6 +154,27 @@ struct PagedAttention {
     float* y;  // [B, T, H, V]
 };
 
+// Panels of 4 or 8 bits lie as panels.py says.
+struct PanelLinear {
+    const float* x;  // number [row, head, input], at row · x_row + head · x_head + input
+    long rows, heads, inputs, x_row, x_head;
+    const std::uint8_t* panels;  // of head 0, then of head 1 ...: a head of several fills its panels
+    int bits;
+    long outputs;  // of a head
+    float* y;      // [rows, heads, outputs]
+};
+
+// As ExpertMlp, with panels at the addresses of each expert.
+struct PanelExperts {
+    Matrix<const float> x;        // [N, D]
+    const std::int64_t* experts;  // [N, A]
+    const float* weights;         // [N, A]
+    long active, num_experts, inner;
+    const std::int64_t *gate, *up, *down;  // [E]
+    int bits, down_bits;
+    Matrix<float> y;  // [N, D]
+};
+
 // x turned pair by pair: rows [A, B, C, 2 · half] in memory order of y, with the steps of x and of the cosines between
 // them. Backwards turns by the opposite angles.
 struct Rotation {
@@ -177,27 +198,6 @@ struct Choice {
     float* scores;          // [N, E]
     std::int64_t* experts;  // [N, A], best first
     float* weights;         // [N, A]
-};
-
-// Panels of 4 or 8 bits lie as panels.py says.
-struct PanelLinear {
-    const float* x;  // number [row, head, input], at row · x_row + head · x_head + input
-    long rows, heads, inputs, x_row, x_head;
-    const std::uint8_t* panels;  // of head 0, then of head 1 ...: a head of several fills its panels
-    int bits;
-    long outputs;  // of a head
-    float* y;      // [rows, heads, outputs]
-};
-
-// As ExpertMlp, with panels at the addresses of each expert.
-struct PanelExperts {
-    Matrix<const float> x;        // [N, D]
-    const std::int64_t* experts;  // [N, A]
-    const float* weights;         // [N, A]
-    long active, num_experts, inner;
-    const std::int64_t *gate, *up, *down;  // [E]
-    int bits, down_bits;
-    Matrix<float> y;  // [N, D]
 };
 
 // What there is for one kind of weight.
@@ -224,20 +224,23 @@ struct Operations {
     // y = 1 / (1 + exp(-x)), and y = silu(gate) · up, element by element
     void (*sigmoid)(const float* x, float* y, long count, int threads);
     void (*swiglu)(const float* gate, const float* up, float* y, long count, int threads);
-    // y = x - max(x) - log Σ exp(x - max(x)), row by row
-    void (*log_softmax)(Matrix<const float> x, Matrix<float> y, int threads);
-    void (*rotate)(const Rotation& job, int threads);
-    void (*route)(const Choice& job, int threads);
     // the most a processor can do (peak/cpu.cc)
     void (*multiply_add)(long rounds, float* results, int threads);
     // y = x Wᵀ and the routed experts, with weights of few bits and inputs rounded to 8
     void (*panel_linear)(const PanelLinear& job, int threads);
     void (*panel_experts)(const PanelExperts& job, int threads);
+    // y = x - max(x) - log Σ exp(x - max(x)), row by row
+    void (*log_softmax)(Matrix<const float> x, Matrix<float> y, int threads);
+    void (*rotate)(const Rotation& job, int threads);
+    void (*route)(const Choice& job, int threads);
 };
 
 extern const Operations portable_operations;
 #ifdef __x86_64__
 extern const Operations avx2_operations, avx512_operations;
+#endif
+#ifdef __aarch64__
+extern const Operations neon_operations;
 #endif
 
 // Memory of the calling thread, one for each `use`, that stays until a call asks for more; aligned to a cache line.

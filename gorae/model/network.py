@@ -34,8 +34,6 @@ class Network(nn.Module):
     place: a tensor in a narrower type, FP8 with its scales, a list of matrices instead of the stacked experts.
     """
 
-    is_fast = False  # whether latent attention has the matrices of its absorbed form, in place of the up-projection
-
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
