@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -20,17 +21,48 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gorae.kernels import (
+    BLOCK,
     TILE_KEYS,
+    BlockScaled,
     attention,
     expert_mlp,
     kernels_in_use,
     linear,
+    log_softmax,
+    pack,
+    paged_attention,
+    rms_norm,
+    rotary_angles,
+    rotate,
+    route,
+    swiglu,
+)
+from gorae.kernels.rotary.reference import rotate_reference
+from gorae.kernels.routing.reference import route_reference
+    attention,
+    expert_mlp,
+    kernels_in_use,
+    linear,
+<<<<<<< HEAD
     paged_attention,
     rms_norm,
     swiglu,
 )
+=======
+    log_softmax,
+    pack,
+    rms_norm,
+    rotary_angles,
+    rotate,
+    route,
+    swiglu,
+)
+from gorae.kernels.rotary.reference import rotate_reference
+from gorae.kernels.routing.reference import route_reference
+>>>>>>> exact
 
 LEAST_SECONDS = 0.02  # of one turn
+NARROW_BYTES = 330_000_000  # of weights that take turns: more than any cache holds
 
 
 @dataclass(frozen=True)
@@ -182,6 +214,125 @@ def elementwise() -> Iterator[Case]:
         )
 
 
+def narrow_products() -> Iterator[Case]:
+    """Weights of more bytes than caches hold, each in turn; beside PyTorch's product with the same numbers."""
+    outputs, inputs = 1408, 2048
+    scales = torch.rand(outputs // BLOCK, inputs // BLOCK)
+    kinds = {
+        "bfloat16 by rows": (2, lambda weight: weight.bfloat16()),
+        "bfloat16 in panels": (2, lambda weight: pack(weight, 16)),
+        "FP8": (1, lambda weight: BlockScaled(weight.to(torch.float8_e4m3fn), scales)),
+    }
+    wide = [torch.randn(outputs, inputs).bfloat16().float() for _ in range(NARROW_BYTES // (4 * outputs * inputs) + 1)]
+    for name, (bytes_a_number, hold) in kinds.items():
+        held = [hold(weight) for weight in wide]
+        while len(held) * bytes_a_number * outputs * inputs < NARROW_BYTES:
+            held += [hold(wide[len(held) % len(wide)]) for _ in range(8)]
+        for rows in (1, 2, 4, 8, 64, 512):
+            x, ours, theirs = torch.randn(rows, inputs), cycle(held), cycle(wide)
+            yield Case(
+                f"{rows} rows {inputs} to {outputs}, {name}, from memory",
+                lambda x=x, ours=ours: linear(x, next(ours)),
+                lambda x=x, theirs=theirs: F.linear(x, next(theirs)),
+                2.0 * rows * inputs * outputs,
+                bytes_a_number * inputs * outputs + 4.0 * rows * (inputs + outputs),
+            )
+
+
+def between() -> Iterator[Case]:
+    """What stands between the products."""
+    for rows in (1, 64, 2048):
+        logits = 4 * torch.randn(rows, 1024)
+        yield Case(
+            f"log_softmax {rows} rows of 1024",
+            lambda logits=logits: log_softmax(logits),
+            lambda logits=logits: logits.log_softmax(-1),
+            25.0 * logits.numel(),
+            8.0 * logits.numel(),
+        )
+    for tokens, heads in ((1, 16), (512, 16)):
+        x = torch.randn(1, heads, tokens, 192)[..., 128:]
+        angles = rotary_angles(torch.arange(tokens), torch.rand(32))[:, None, None]
+        for interleaved in (True, False):
+            yield Case(
+                f"rotate {tokens} tokens, {heads} heads of 64, {'adjacent pairs' if interleaved else 'halves'}",
+                lambda x=x, angles=angles, interleaved=interleaved: rotate(x, angles, interleaved=interleaved),
+                lambda x=x, angles=angles, interleaved=interleaved: rotate_reference(x, angles, interleaved),
+                3.0 * x.numel(),
+                8.0 * x.numel(),
+            )
+    for tokens in (1, 64, 2048):
+        logits, bias = torch.randn(tokens, 64), torch.randn(64)
+        for rule in (
+            {"num_active": 6, "num_groups": 1, "num_active_groups": 1, "scores": "softmax"},
+            {"num_active": 8, "num_groups": 8, "num_active_groups": 4, "scores": "sigmoid"},
+        ):
+            own_bias = bias if rule["scores"] == "sigmoid" else None
+            yield Case(
+                f"route {tokens} tokens to {rule['num_active']} of 64, {rule['scores']}",
+                lambda logits=logits, own_bias=own_bias, rule=rule: route(logits, own_bias, **rule),
+                lambda logits=logits, own_bias=own_bias, rule=rule: route_reference(
+                    logits, own_bias, normalize=True, scale=1.0, **rule
+                ),
+                30.0 * logits.numel(),
+                4.0 * logits.numel() + 12.0 * tokens * rule["num_active"],
+            )
+
+
+def gradients() -> Iterator[Case]:
+    """Forward and backward of what is not a product with one weight, at sizes of training."""
+
+    def case(name: str, ours: Callable, theirs: Callable, operands: tuple[Tensor, ...], flops: float) -> Case:
+        operands = tuple(operand.requires_grad_() for operand in operands)
+        with torch.no_grad():
+            grad = torch.randn_like(ours(*operands))
+
+        def both(function: Callable) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(function(*operands), operands, grad)
+
+        moved = 4.0 * (2 * sum(operand.numel() for operand in operands) + 2 * grad.numel())
+        return Case(f"{name}, and gradients", lambda: both(ours), lambda: both(theirs), flops, moved)
+
+    x, up, weight = torch.randn(2048, 256), torch.randn(2048, 256), torch.randn(256)
+    yield case(
+        "rms_norm 2048 rows of 256",
+        lambda x, weight: rms_norm(x, weight, 1e-6),
+        lambda x, weight: F.rms_norm(x, (256,), weight, 1e-6),
+        (x, weight),
+        12.0 * x.numel(),
+    )
+    yield case("swiglu 2048 rows of 256", swiglu, lambda x, up: F.silu(x) * up, (x.clone(), up), 15.0 * x.numel())
+    yield case(
+        "log_softmax 2048 rows of 1024",
+        log_softmax,
+        lambda x: x.log_softmax(-1),
+        (torch.randn(2048, 1024),),
+        40.0 * 2048 * 1024,
+    )
+    heads, tokens, key, value = 8, 256, 48, 32
+    mask = torch.full((1, 1, tokens, tokens), float("-inf")).triu(1)
+    seen = tokens * (tokens + 1) / 2
+    yield case(
+        f"attention 8 sequences of {tokens}, {heads} heads, {key} and {value} wide",
+        lambda *held: attention(*held, mask, key**-0.5),
+        lambda *held: F.scaled_dot_product_attention(*held, is_causal=True),
+        tuple(torch.randn(8, heads, tokens, width) for width in (key, key, value)),
+        8 * 7.0 * heads * seen * (key + value),
+    )
+    width, inner, num_experts, active = 256, 128, 8, 2
+    chosen = torch.rand(2048, num_experts).argsort(dim=-1)[:, :active]
+    matrices = tuple(
+        torch.randn(num_experts, *shape) / 16 for shape in ((inner, width), (inner, width), (width, inner))
+    )
+    yield case(
+        f"experts 2048 tokens, {active} of {num_experts}, {width} to {inner}",
+        lambda x, weights, *held: expert_mlp(x, chosen, weights, *held),
+        lambda x, weights, *held: expert_loop(x, chosen, weights, *held),
+        (torch.randn(2048, width), torch.rand(2048, active), *matrices),
+        18.0 * 2048 * active * width * inner,
+    )
+
+
 OPERATIONS = {
     "linear": products,
     "gradients": products_with_gradients,
@@ -189,6 +340,9 @@ OPERATIONS = {
     "attention": attentions,
     "paged_attention": paged_attentions,
     "elementwise": elementwise,
+    "narrow": narrow_products,
+    "between": between,
+    "more gradients": gradients,
 }
 
 
@@ -222,7 +376,7 @@ def main(arguments: list[str] | None = None) -> None:
     results = []
     for name in [options.only] if options.only else OPERATIONS:
         for case in OPERATIONS[name]():
-            with torch.inference_mode(name != "gradients"):
+            with torch.inference_mode("gradients" not in name):
                 result = measure(case, options.pairs)
             results.append(result)
             spread = f"{result.lowest:.2f}-{result.highest:.2f}"
