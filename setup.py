@@ -18,7 +18,7 @@ OPENMP = ["-fopenmp"] if sys.platform == "linux" else []  # the runtime that PyT
 
 native = Extension(
     "gorae.kernels.native",
-    sources=[f"{HERE}/{name}.cc" for name in ("native", "nanobind", "avx512", "avx2", "portable")],
+    sources=[f"{HERE}/{name}.cc" for name in ("native", "nanobind", "avx512", "avx2", "neon", "portable")],
     depends=[*glob(f"{HERE}/*.h"), *glob(f"{HERE}/*/*.cc")],
     include_dirs=[nanobind.include_dir(), nanobind.source_dir(), f"{nanobind.source_dir()}/../ext/robin_map/include"],
     extra_compile_args=FLAGS + OPENMP,

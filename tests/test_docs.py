@@ -145,6 +145,18 @@ def test_an_example_runs(page, text, finished_run, capsys):
     assert capsys.readouterr().out
 
 
+def test_code_shown_of_a_kernel_is_its_code():
+    folder = ROOT / "gorae/kernels/rms_norm"
+    source = {
+        line.strip()
+        for name in ("__init__.py", "reference.py", "cpu.cc")
+        for line in (folder / name).read_text().splitlines()
+    }
+    shown = [text for mark, text in blocks(ROOT / "docs/kernels.md") if mark in ("cpp", "py")]
+    assert len(shown) == 5
+    assert not [line for text in shown for line in text.splitlines() if line.strip() not in source]
+
+
 def test_the_picture_of_the_house_shows_every_room_and_no_other():
     (picture,) = (text for _, text in blocks(ROOT / "README.md") if "roof" in text)
     floors = [re.split(r"\s{2,}", line.strip()) for line in picture.splitlines()]

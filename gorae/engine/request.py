@@ -1,9 +1,12 @@
 """What a caller asks for and gets: sampling parameters, outputs, and the request in between."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
+from torch import Tensor
+
+from gorae.engine.constrain import Constraint, Guide
 from gorae.engine.routings import Routings, joined
 from gorae.text import StreamDecoder, Tokenizer
 
@@ -19,7 +22,7 @@ class SamplingParams:
     fresh one. `stop` texts end the output and are not part of its text; `stop_token_ids` end it too, ignore_eos or not.
     `logprobs=n` also returns the n likeliest tokens at every place; `prompt_logprobs=n` those at every place of the
     prompt, and what the prompt's own tokens had. `routings` returns the experts that prompt and reply went to. For
-    either of these a prompt is read whole, known beginnings too.
+    either of these a prompt is read whole, known beginnings too. `constraint` is the form that the answer must have.
     """
 
     max_tokens: int = 256
@@ -37,6 +40,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     routings: bool = False
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -57,6 +61,7 @@ class SamplingParams:
             "top_p": (0 < self.top_p <= 1, "must lie above 0 and not above 1"),
             "stop": (all(self.stop), "must not hold an empty text; remove it"),
             "logprobs": ((self.logprobs or 0) >= 0, "must be None or at least 0"),
+            "ignore_eos": (not (self.ignore_eos and self.constraint), "leaves a constrained reply without an end"),
             "prompt_logprobs": ((self.prompt_logprobs or 0) >= 0, "must be None or at least 0"),
         }
         for name, (holds, rule) in rules.items():
@@ -103,22 +108,29 @@ class Request:
     prompt_top_logprobs: list[dict[int, float]] = field(default_factory=list)
     routings: list[Routings] = field(default_factory=list)  # of the tokens that the network has been given, in parts
     finish_reason: str | None = None
-    text: str = ""
+    tail: str = ""  # of the text: where a stop text may have begun
     decoder: StreamDecoder | None = None
+    guide: Guide | None = None
     num_cached: int = 0
     weights_version: int | None = None  # None until it is admitted
 
     def take(self, token_id: int, logprob: float, *, end_ids: Collection[int], max_positions: int) -> None:
         """Append a sampled token and decide whether it was the last."""
+        params = self.params
         self.token_ids.append(token_id)
         self.logprobs.append(logprob)
-        if self.params.stop and self.decoder is not None:
-            self.text += self.decoder.push([token_id])
-        is_end = token_id in self.params.stop_token_ids or (token_id in end_ids and not self.params.ignore_eos)
-        if is_end or any(stop in self.text for stop in self.params.stop):
+        is_end = (token_id in end_ids and not params.ignore_eos) or token_id in params.stop_token_ids
+        if is_end or (params.stop and self.completes_stop_text(token_id)):
             self.finish_reason = "stop"
-        elif len(self.token_ids) >= self.params.max_tokens or self.num_tokens >= max_positions:
+        elif len(self.token_ids) >= params.max_tokens or self.num_tokens >= max_positions:
             self.finish_reason = "length"
+
+    def completes_stop_text(self, token_id: int) -> bool:
+        """Whether the characters this token adds complete a stop text; only the end of the text is looked at."""
+        assert self.decoder is not None, "stop texts are refused where there is no tokenizer"
+        text = self.tail + self.decoder.push([token_id])
+        self.tail = text[max(0, len(text) + 1 - max(map(len, self.params.stop))) :]
+        return any(stop in text for stop in self.params.stop)
 
     def begin(self) -> None:
         """It is about to be read, maybe not for the first time: what an earlier reading did not finish is dropped."""
@@ -140,9 +152,23 @@ class Request:
         return len(self.prompt_ids) + len(self.token_ids)
 
     @property
+    def num_left(self) -> int:
+        """Tokens that it may still get."""
+        return self.params.max_tokens - len(self.token_ids)
+
+    @property
     def sequence(self) -> tuple[int, ...]:
         """Prompt and reply: what has to be read before the next token can be sampled."""
         return (*self.prompt_ids, *self.token_ids)
+
+    def allowed(self, reply_ids: Sequence[int]) -> Tensor | None:
+        """Which tokens [W] may follow these as its reply; None if any may."""
+        return self.guide.allowed(reply_ids) if self.guide else None
+
+    def tokens_from(self, place: int) -> list[int]:
+        """The sequence from a place on."""
+        written = place - len(self.prompt_ids)
+        return self.token_ids[written:] if written >= 0 else [*self.prompt_ids[place:], *self.token_ids]
 
     def output(self, tokenizer: Tokenizer | None) -> Output:
         text = tokenizer.decode(self.token_ids) if tokenizer else ""

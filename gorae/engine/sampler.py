@@ -12,26 +12,46 @@ from torch import Tensor
 from gorae.engine.request import SamplingParams
 
 
+def draw(
+    log_probs_BW: Tensor,
+    params: Sequence[SamplingParams],
+    seeds: Sequence[int],
+    written: Sequence[list[int]],
+    allowed: Sequence[Tensor | None],
+) -> list[int]:
+    """The next token of every row, after the tokens `written` so far and of the tokens [W] `allowed` (None: all)."""
+    numbers_B = uniforms(list(seeds), [len(tokens) for tokens in written])
+    scores_BW = adjusted(log_probs_BW, params, written)
+    if any(mask_W is not None for mask_W in allowed):
+        all_W = torch.ones(log_probs_BW.shape[-1], dtype=torch.bool)
+        allowed_BW = torch.stack([all_W if mask_W is None else mask_W for mask_W in allowed])
+        scores_BW = scores_BW.masked_fill(~allowed_BW, float("-inf"))
+    return sample(scores_BW, params, numbers_B).tolist()
+
+
 def sample(scores_BW: Tensor, params: Sequence[SamplingParams], uniforms_B: Tensor) -> Tensor:
     """Token ids [B], by inverse transform of softmax(scores / temperature), cut as asked; temperature 0 is greedy."""
-    greedy_B = scores_BW.argmax(-1)
-    temperature_B, top_k_B, top_p_B, min_p_B = (
-        torch.tensor([getattr(one, name) for one in params], dtype=torch.float64)
-        for name in ("temperature", "top_k", "top_p", "min_p")
-    )
-    if bool((temperature_B == 0).all()):
-        return greedy_B
-    is_greedy = temperature_B == 0
-    heat_B1 = temperature_B.masked_fill(is_greedy, 1.0)[:, None]
+    heats = {one.temperature for one in params}
+    if heats == {0}:
+        return scores_BW.argmax(-1)
     # Below the largest, not below 0: a temperature near 0 must not divide every score to minus infinity.
-    lag_BW = scores_BW.double() - scores_BW.amax(-1, keepdim=True)
-    probs_BW = torch.softmax(lag_BW / heat_B1, dim=-1)
+    lag_BW = scores_BW.double().sub_(scores_BW.amax(-1, keepdim=True))
+    if not heats <= {0, 1}:
+        lag_BW /= numbers([one.temperature or 1.0 for one in params])[:, None]
+    probs_BW = torch.softmax(lag_BW, dim=-1)
     if any(one.top_k or one.top_p < 1 or one.min_p for one in params):
-        probs_BW = keep_likeliest(probs_BW, top_k_B, top_p_B, min_p_B)
-    cumulative_BW = probs_BW.cumsum(-1)
+        limits = ([one.top_k for one in params], [one.top_p for one in params], [one.min_p for one in params])
+        probs_BW = keep_likeliest(probs_BW, *map(numbers, limits))
+    cumulative_BW = probs_BW.cumsum_(-1)
     thresholds_B1 = uniforms_B[:, None] * cumulative_BW[:, -1:]
     drawn_B = torch.searchsorted(cumulative_BW, thresholds_B1, right=True)[:, 0].clamp(max=scores_BW.shape[-1] - 1)
-    return torch.where(is_greedy, greedy_B, drawn_B)
+    if 0 not in heats:
+        return drawn_B
+    return torch.where(numbers([one.temperature for one in params]) == 0, scores_BW.argmax(-1), drawn_B)
+
+
+def numbers(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def keep_likeliest(probs_BW: Tensor, top_k_B: Tensor, top_p_B: Tensor, min_p_B: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from gorae.kernels.experts import expert_mlp
 from gorae.kernels.gated_mlp import gated_mlp
 from gorae.kernels.head_linear import head_linear
 from gorae.kernels.linear import linear
+from gorae.kernels.log_softmax import log_softmax
 from gorae.kernels.paged_attention import paged_attention
 from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
 from gorae.kernels.peak import multiply_add, multiply_add_bytes
@@ -42,6 +43,7 @@ __all__ = [
     "head_linear",
     "kernels_in_use",
     "linear",
+    "log_softmax",
     "multiply_add",
     "multiply_add_bytes",
     "pack",

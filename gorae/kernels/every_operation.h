@@ -4,10 +4,13 @@
 #include "experts/cpu.cc"
 #include "experts/quantised.cc"
 #include "linear/cpu.cc"
+#include "log_softmax/cpu.cc"
 #include "paged_attention/cpu.cc"
 #include "peak/cpu.cc"
 #include "linear/quantised.cc"
 #include "rms_norm/cpu.cc"
+#include "rotary/cpu.cc"
+#include "routing/cpu.cc"
 #include "sigmoid/cpu.cc"
 #include "swiglu/cpu.cc"
 
@@ -31,6 +34,9 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::multiply_add_bytes,
     GORAE_SET::panel_linear,
     GORAE_SET::panel_experts,
+    GORAE_SET::log_softmax,
+    GORAE_SET::rotate,
+    GORAE_SET::route,
 };
 
 }  // namespace gorae

@@ -120,6 +120,7 @@ void require_experts(const std::int64_t* chosen, long num_choices, long num_expe
             throw nb::index_error("a token chose an expert that is none");
 }
 
+using Three = std::tuple<long, long, long>;
 using Release = nb::call_guard<nb::gil_scoped_release>;
 
 void bind(nb::module_& parent, const char* name, const Operations& operations) {
@@ -281,6 +282,39 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                                       matrix<float>(y, tokens, width, width)},
                                      threads);
         });
+    set.def(
+        "log_softmax",
+        [&operations](Address x, long rows, long width, long x_stride, Address y, int threads) {
+            operations.log_softmax(matrix<const float>(x, rows, width, x_stride), matrix<float>(y, rows, width, width),
+                                   threads);
+        },
+        Release());
+    set.def(
+        "rotate",
+        [&operations](Address x, Three x_steps, Address cosine, Three angle_steps, long from_cosine_to_sine, Three sizes,
+                      long half, bool is_interleaved, bool is_back, Address y, int threads) {
+            const auto three = [](const Three& held, long* to) { std::tie(to[0], to[1], to[2]) = held; };
+            Rotation job{reinterpret_cast<const float*>(x), reinterpret_cast<const float*>(cosine),
+                         reinterpret_cast<float*>(y), {}, {}, {}, from_cosine_to_sine, half, is_interleaved, is_back};
+            three(sizes, job.sizes);
+            three(x_steps, job.x_steps);
+            three(angle_steps, job.angle_steps);
+            operations.rotate(job, threads);
+        },
+        Release());
+    set.def(
+        "route",
+        [&operations](Address logits, long tokens, long num_experts, long stride, Address bias,
+                      std::tuple<long, bool, long, long, bool, float> rule, Address scores, Address experts,
+                      Address weights, int threads) {
+            auto [active, is_softmax, groups, active_groups, normalizes, scale] = rule;
+            operations.route({matrix<const float>(logits, tokens, num_experts, stride),
+                              reinterpret_cast<const float*>(bias), active, is_softmax, groups, active_groups,
+                              normalizes, scale, reinterpret_cast<float*>(scores),
+                              reinterpret_cast<std::int64_t*>(experts), reinterpret_cast<float*>(weights)},
+                             threads);
+        },
+        Release());
 }
 
 bool has_avx2() {
@@ -313,6 +347,10 @@ NB_MODULE(native, module) {
         bind(module, "avx2", avx2_operations);
         names.append("avx2");
     }
+#endif
+#ifdef __aarch64__
+    bind(module, "neon", neon_operations);
+    names.append("neon");
 #endif
     bind(module, "portable", portable_operations);
     names.append("portable");

@@ -175,6 +175,31 @@ struct PanelExperts {
     Matrix<float> y;  // [N, D]
 };
 
+// x turned pair by pair: rows [A, B, C, 2 · half] in memory order of y, with the steps of x and of the cosines between
+// them. Backwards turns by the opposite angles.
+struct Rotation {
+    const float* x;
+    const float* cosine;
+    float* y;
+    long sizes[3], x_steps[3], angle_steps[3];
+    long from_cosine_to_sine, half;
+    bool is_interleaved, is_back;
+};
+
+// Which experts each token uses. No bias is null; the kernel fills in what comes last.
+struct Choice {
+    Matrix<const float> logits;  // [N, E]
+    const float* bias;           // [E]
+    long active;
+    bool is_softmax;
+    long groups, active_groups;
+    bool normalizes;
+    float scale;
+    float* scores;          // [N, E]
+    std::int64_t* experts;  // [N, A], best first
+    float* weights;         // [N, A]
+};
+
 // What there is for one kind of weight.
 template <class Weight>
 struct Products {
@@ -205,11 +230,18 @@ struct Operations {
     // y = x Wᵀ and the routed experts, with weights of few bits and inputs rounded to 8
     void (*panel_linear)(const PanelLinear& job, int threads);
     void (*panel_experts)(const PanelExperts& job, int threads);
+    // y = x - max(x) - log Σ exp(x - max(x)), row by row
+    void (*log_softmax)(Matrix<const float> x, Matrix<float> y, int threads);
+    void (*rotate)(const Rotation& job, int threads);
+    void (*route)(const Choice& job, int threads);
 };
 
 extern const Operations portable_operations;
 #ifdef __x86_64__
 extern const Operations avx2_operations, avx512_operations;
+#endif
+#ifdef __aarch64__
+extern const Operations neon_operations;
 #endif
 
 // Memory of the calling thread, one for each `use`, that stays until a call asks for more; aligned to a cache line.

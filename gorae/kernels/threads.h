@@ -10,7 +10,20 @@
 namespace gorae::GORAE_SET {
 
 class PlainArithmetic {
-#ifdef __SSE2__
+#if defined(__aarch64__)
+    std::uint64_t before;
+
+    static void set(std::uint64_t control) { asm volatile("msr fpcr, %0" : : "r"(control) : "memory"); }
+
+  public:
+    PlainArithmetic() {
+        asm volatile("mrs %0, fpcr" : "=r"(before) : : "memory");
+        if (before != 0) set(0);
+    }
+    ~PlainArithmetic() {
+        if (before != 0) set(before);
+    }
+#elif defined(__SSE2__)
     static constexpr unsigned ROUND_TO_NEAREST_AND_KEEP_DENORMALS = 0x1f80;
     unsigned before = _mm_getcsr();
 

@@ -34,8 +34,6 @@ class Network(nn.Module):
     place: a tensor in a narrower type, FP8 with its scales, a list of matrices instead of the stacked experts.
     """
 
-    is_fast = False  # whether latent attention has the matrices of its absorbed form, in place of the up-projection
-
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
@@ -123,6 +121,15 @@ class Network(nn.Module):
             hidden, routing = module(hidden[:, : following.shape[1]], following, angles, mask)
             predictions.append(Features(hidden, [routing]))
         return predictions
+
+    def predict_next(self, hidden_BTD: Tensor, next_ids_BT: Tensor, cache: Cache, rows: slice) -> Tensor:
+        """Features of the first MTP module, of places that follow what `rows` of a cache of its own hold.
+
+        hidden_BTD are features of tokens, next_ids_BT the tokens after these; the result predicts those after them.
+        """
+        (memory,) = cache.memories(rows, next_ids_BT.shape[1])
+        angles, mask = self.places(cache.lengths_B[rows], next_ids_BT.shape[1], is_masked=False)
+        return self.mtp[0](hidden_BTD, self.embed(next_ids_BT), angles, mask, memory)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits [..., W] of features [..., D]."""

@@ -13,7 +13,7 @@ from time import perf_counter
 
 import torch
 
-from gorae.checkpoint import load
+from gorae.checkpoint import Mode, load
 from gorae.config import Parameters, cache_bytes_per_token, count_parameters, forward_flops
 from gorae.engine import DECODED, LINES, Engine, Line, Trial, obstacle, random_prompts
 from gorae.kernels import kernels_in_use, multiply_add
@@ -77,7 +77,7 @@ class SpeedReport:
 def measure_speed(
     path: Path,
     *,
-    mode: str = "exact",
+    mode: Mode | None = None,
     only: Sequence[str] = (),
     turns: int = 3,
     tell: Callable[[Peaks | Speed], None] = lambda _: None,
@@ -102,9 +102,10 @@ def measure_speed(
             continue
         tell(speed := time_line(engine, line, peaks, turns=turns))
         speeds.append(speed)
+    found: Mode = "fast" if model.network.is_fast else "exact"
     parameters = count_parameters(model.config)
     return SpeedReport(
-        str(path), mode, current_commit(), parameters, peaks, load_seconds, speeds, left_out, held_memory()
+        str(path), found, current_commit(), parameters, peaks, load_seconds, speeds, left_out, held_memory()
     )
 
 
@@ -153,10 +154,11 @@ def time_line(engine: Engine, line: Line, peaks: Peaks, *, turns: int) -> Speed:
 
 def taken_per_token(engine: Engine, line: Line) -> tuple[float, float, float]:
     """Bytes of weights and of cache that a token of a line has read for it, and its FLOPs."""
-    config, steps = engine.config, list(steps_of(line, engine.prefill_tokens))
+    network, config, steps = engine.runner.network, engine.config, list(steps_of(line, engine.prefill_tokens))
     num_tokens = sum(tokens for tokens, _, _ in steps)
-    weights = sum(weight_bytes_read(engine.runner.network, tokens) for tokens, _, _ in steps)
-    read = sum(requests * context for _, requests, context in steps) * cache_bytes_per_token(config)
+    weights = sum(weight_bytes_read(network, tokens) for tokens, _, _ in steps)
+    held = cache_bytes_per_token(config, is_fast=network.is_fast)
+    read = held * sum(requests * context for _, requests, context in steps)
     flops = sum(forward_flops(config, tokens, context=context) for tokens, _, context in steps)
     return weights / num_tokens, read / num_tokens, flops / num_tokens
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gorae.kernels import Routing, expert_load
+from gorae.kernels import Routing, expert_load, log_softmax
 from gorae.model import Network
 from gorae.train.batch import Batch
 
@@ -24,7 +24,7 @@ class Loss(NamedTuple):
 
 def token_log_probs(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     """log p(target) at temperature 1 for each of N features; the engine reports these same numbers."""
-    return network.logits(hidden_ND).log_softmax(-1).gather(-1, targets_N[:, None])[:, 0]
+    return log_softmax(network.logits(hidden_ND)).gather(-1, targets_N[:, None])[:, 0]
 
 
 def weighted_cross_entropy(network: Network, hidden_BTD: Tensor, targets_BT: Tensor, weights_BT: Tensor) -> Tensor:
@@ -91,6 +91,6 @@ def policy_outputs(network: Network, batch: Batch) -> PolicyOutputs:
     """Log-probabilities of the tokens that carry weight, row by row, and their mean entropy in nats."""
     chosen = batch.weights_BT[:, 1:] != 0
     hidden_ND = network(batch.token_ids_BT[:, :-1]).hidden_BTD[chosen]
-    log_probs_NW = network.logits(hidden_ND).log_softmax(-1)
+    log_probs_NW = log_softmax(network.logits(hidden_ND))
     entropy = -(log_probs_NW.detach().exp() * log_probs_NW.detach()).sum(-1).mean().item()
     return PolicyOutputs(log_probs_NW.gather(-1, batch.token_ids_BT[:, 1:][chosen][:, None])[:, 0], entropy)

@@ -8,6 +8,7 @@ import torch
 from gorae import Engine, SamplingParams
 from gorae.checkpoint import Model
 from gorae.config import forward_flops
+from gorae.kernels import log_softmax
 
 
 def generate(model, prompt, **params):
@@ -190,7 +191,7 @@ def test_top_log_probs_are_the_likeliest_tokens_at_every_place(model, prompts):
     plain, listed = Engine(model).generate([prompts[6]] * 2, [replace(params, logprobs=None), params])
     assert (plain.token_ids, plain.logprobs) == (listed.token_ids, listed.logprobs)
     assert plain.top_logprobs is None
-    log_probs_TW = model.logits(listed.prompt_token_ids + listed.token_ids[:-1]).log_softmax(-1)[-5:]
+    log_probs_TW = log_softmax(model.logits(listed.prompt_token_ids + listed.token_ids[:-1]))[-5:]
     for given, log_probs_W in zip(listed.top_logprobs, log_probs_TW, strict=True):
         likeliest = log_probs_W.topk(4)
         assert list(given) == likeliest.indices.tolist()
@@ -306,3 +307,15 @@ def test_a_single_prompt_in_place_of_a_list_is_told_apart(model, prompts):
 def test_an_engine_without_room_is_refused(model):
     with pytest.raises(ValueError, match="max_batch=0 must be at least 1"):
         Engine(model, max_batch=0)
+
+
+def test_a_stop_text_is_found_in_whatever_pieces_it_comes_and_only_its_length_is_looked_back(model, tokenizer):
+    text = "whales live in the sea, and the sea is deep"
+    for stop in ("the sea", "e", "sea, and the sea is deep"):
+        request = Engine(model).admissible([5], SamplingParams(max_tokens=99, stop=("never", stop)))
+        ids = [token_id for character in text for token_id in tokenizer.encode(character)]
+        while request.finish_reason is None:
+            request.take(ids[len(request.token_ids)], -1.0, end_ids=(), max_positions=999)
+            assert len(request.tail) < max(len("never"), len(stop))
+        assert request.finish_reason == "stop"
+        assert len(request.token_ids) == text.index(stop) + len(stop)

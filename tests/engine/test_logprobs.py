@@ -7,13 +7,14 @@ import torch
 
 from gorae import Engine, SamplingParams
 from gorae.engine import logprobs
+from gorae.kernels import log_softmax
 
 ASKED = SamplingParams(max_tokens=2, seed=1, ignore_eos=True, prompt_logprobs=3)
 
 
 def expected(model, prompt):
     """By the public logits: the prompt's own log-probabilities and tables of the three likeliest."""
-    log_probs_TW = model.logits(prompt).log_softmax(-1)[:-1]
+    log_probs_TW = log_softmax(model.logits(prompt))[:-1]
     own = log_probs_TW.gather(-1, torch.tensor(prompt[1:], dtype=torch.long)[:, None])[:, 0].tolist()
     tables = [{int(i): row[i].item() for i in row.topk(3).indices} for row in log_probs_TW]
     return [None, *own], [{}, *tables]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gorae import kernels
 from gorae.kernels import backend
+from gorae.kernels.routing.reference import route_reference
 
 SETS = list(backend.COMPILED)
 
@@ -163,6 +164,76 @@ def test_an_expert_gives_a_row_the_bits_of_the_products_alone(tokens, num_expert
     for token, number in enumerate(experts[:, -1]):
         parts = [kernels.linear(x[token : token + 1], weight[number]) for weight in (gate, up)]
         assert torch.equal(kernels.linear(kernels.swiglu(*parts), down[number])[0], y[token])
+
+
+@few_examples
+@given(
+    st.integers(0, 40),
+    st.sampled_from([(8, 1, 1), (12, 4, 2), (64, 8, 4), (37, 1, 1), (16, 16, 3), (24, 8, 8)]),
+    st.integers(1, 6),
+    st.sampled_from(["sigmoid", "softmax"]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_routing_is_that_of_the_definition(tokens, sizes, active, scores, normalize, has_ties, seed):
+    """By sigmoid in the very bits; by softmax the sum runs in another order, so shares differ in their last bits."""
+    num_experts, groups, active_groups = sizes
+    active = min(active, num_experts // groups * active_groups)
+    logits = drawn(seed, tokens, num_experts)
+    logits = logits.round() if has_ties else logits
+    bias = drawn(seed + 1, num_experts).round() if scores == "sigmoid" else None
+    ours = kernels.route(
+        logits,
+        bias,
+        num_active=active,
+        scores=scores,
+        num_groups=groups,
+        num_active_groups=active_groups,
+        normalize=normalize,
+        scale=2.5,
+    )
+    theirs = route_reference(logits, bias, active, scores, groups, active_groups, normalize, 2.5)
+    assert torch.equal(ours.experts_NA, theirs[1])
+    if scores == "sigmoid":
+        assert torch.equal(ours.scores_NE, theirs[0])
+    for mine, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, right, rtol=1e-6, atol=0)
+    for token in range(tokens):
+        alone = kernels.route(
+            logits[token : token + 1],
+            bias,
+            num_active=active,
+            scores=scores,
+            num_groups=groups,
+            num_active_groups=active_groups,
+            normalize=normalize,
+            scale=2.5,
+        )
+        assert all(torch.equal(one[0], many[token]) for one, many in zip(alone, ours, strict=True))
+
+
+def test_scores_that_are_no_numbers_choose_experts_that_exist():
+    logits = torch.full((2, 12), torch.nan)
+    for scores in ("sigmoid", "softmax"):
+        routing = kernels.route(logits, None, num_active=3, scores=scores, num_groups=4, num_active_groups=2)
+        assert all(len(set(row)) == 3 and set(row) <= set(range(12)) for row in routing.experts_NA.tolist())
+        assert routing.weights_NA.isnan().all()
+
+
+@few_examples
+@given(st.integers(0, 70), st.integers(1, 600), st.sampled_from([0.1, 1.0, 30.0]), st.integers(0, 1000))
+def test_a_log_softmax_of_any_shape_is_right_and_has_the_same_bits_everywhere(rows, width, spread, seed):
+    x = spread * drawn(seed, rows, width)
+    y = kernels.log_softmax(x)
+    # the result is a float32: half a unit of the largest number in it, and 1e-6 of the sum
+    largest = max(1.0, y.abs().max().item()) if y.numel() else 1.0
+    torch.testing.assert_close(y.double(), x.double().log_softmax(-1), rtol=0, atol=1e-6 + 2e-7 * largest)
+    for row in range(rows):
+        assert torch.equal(kernels.log_softmax(x[row]), y[row])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "CHOSEN", "portable")
+        assert torch.equal(kernels.log_softmax(x), y)
 
 
 widths = st.sampled_from([1, 5, 8, 16, 24, 37, 64, 300])

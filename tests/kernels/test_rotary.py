@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from gorae.kernels.rotary.reference import rotate_reference
+
 THETA = 10_000.0
 
 
@@ -61,3 +63,20 @@ def test_a_product_of_two_turned_rows_depends_on_their_distance_alone(doors, nor
         return turned(query[None], torch.tensor([at_query]), 16) @ turned(key[None], torch.tensor([at_key]), 16).T
 
     torch.testing.assert_close(product(9, 4), product(1005, 1000))
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_heads_cut_from_a_projection_turn_as_the_definition_says(doors, normal, agree, interleaved):
+    """[B, H, T, R] as attention has it: a view whose tokens lie far apart, and angles that all heads share."""
+    projected, positions = normal(2, 5, 3 * 14), torch.arange(10).view(2, 5)
+    angles = doors.rotary_angles(positions, frequencies(6), 1.2)[:, :, None]
+
+    def heads(x):
+        return x.unflatten(-1, (3, 14)).transpose(1, 2)[..., 8:]
+
+    def plain(x):
+        return rotate_reference(heads(x), angles.double(), interleaved)
+
+    agree(lambda x: doors.rotate(heads(x), angles, interleaved=interleaved), plain, projected)
+    expected = rotate_reference(heads(projected), angles, interleaved)
+    assert torch.equal(doors.rotate(heads(projected), angles, interleaved=interleaved), expected)

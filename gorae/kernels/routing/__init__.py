@@ -8,6 +8,8 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gorae.kernels.backend import native_for
+from gorae.kernels.routing.cpu import Rule, route_cpu
 from gorae.kernels.routing.reference import route_reference
 
 
@@ -36,6 +38,12 @@ def route(
     biased scores for "sigmoid" `scores`, by its best score for "softmax". Equal scores go to the expert with the lower
     number. Published V2 code scales only what it does not normalise, and so does "softmax".
     """
+    native = native_for(logits) if bias is None else native_for(logits, bias)
+    if native is not None:
+        is_softmax = scores == "softmax"
+        kept_scale = 1.0 if is_softmax and normalize else scale
+        rule = Rule(num_active, is_softmax, num_groups, num_active_groups, normalize, kept_scale)
+        return Routing(*route_cpu(native, logits, bias, rule))
     return Routing(*route_reference(logits, bias, num_active, scores, num_groups, num_active_groups, normalize, scale))
 
 

@@ -1,0 +1,14 @@
+"""The logarithm of the softmax: what the engine reports of a token, and what the trainer learns from."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gorae.kernels.backend import native_for
+from gorae.kernels.log_softmax.cpu import log_softmax_cpu
+from gorae.kernels.log_softmax.reference import log_softmax_reference
+
+
+def log_softmax(logits: Float[Tensor, "*rows W"]) -> Float[Tensor, "*rows W"]:
+    """x - max(x) - log Σ exp(x - max(x)), row by row; a row's bits do not depend on the other rows."""
+    native = native_for(logits)
+    return log_softmax_reference(logits) if native is None else log_softmax_cpu(native, logits)
