@@ -1,6 +1,6 @@
 """Time the engine on a model, line by line, and say what share of this machine it reaches.
 
-The machine is measured first: how fast memory is read and how many float32 multiply-adds are done, with all threads.
+The machine is measured first: how fast memory is read and how many multiply-adds are done, with all threads.
 """
 
 import argparse
@@ -16,7 +16,7 @@ EXAMPLE = "gorae bench runs/laptop/rl/model --only decode --json bench.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="folder, Hugging Face id or .gguf file")
-    parser.add_argument("--mode", choices=["exact", "fast"], default="exact", help="as gorae.load (default: exact)")
+    parser.add_argument("--mode", choices=["exact", "fast"], help="of computing (default: by the weights)")
     parser.add_argument("--only", action="append", default=[], metavar="LINE", help="one line; may be given again")
     parser.add_argument("--turns", type=int, default=3, help="how often a line is timed (default: 3)")
     parser.add_argument("--threads", type=int, help="of the processor (default: all)")
@@ -38,7 +38,8 @@ def tell(found: Peaks | Speed) -> None:
     """Print a figure as it comes."""
     if isinstance(found, Peaks):
         rates = f"reads {format_bytes(int(found.read_bytes_per_second))}/s, float32 {found.flops_per_second / 1e9:.0f}"
-        print(f"{found.processor}, {found.threads} threads, kernels {found.kernels}: {rates} GFLOP/s")
+        rates += " GFLOP/s" + (f", int8 {found.int8_per_second / 1e9:.0f} GOP/s" if found.int8_per_second else "")
+        print(f"{found.processor}, {found.threads} threads, kernels {found.kernels}: {rates}")
         print(f"{'':<16} {'tokens/s':>9} {'weights':>9} {'cache':>9} {'GFLOP':>8}   share of")
     else:
         taken = (

@@ -13,7 +13,7 @@ from gorae.kernels.linear import linear
 from gorae.kernels.log_softmax import log_softmax
 from gorae.kernels.paged_attention import paged_attention
 from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
-from gorae.kernels.peak import multiply_add
+from gorae.kernels.peak import multiply_add, multiply_add_bytes
 from gorae.kernels.rms_norm import rms_norm
 from gorae.kernels.rotary import rotary_angles, rotate
 from gorae.kernels.routing import Routing, expert_load, route
@@ -43,6 +43,7 @@ __all__ = [
     "linear",
     "log_softmax",
     "multiply_add",
+    "multiply_add_bytes",
     "pack",
     "paged_attention",
     "panel_bytes",

@@ -162,4 +162,18 @@ void dots_rows(const std::uint8_t* strip, const std::uint8_t* panels, long num_p
         dots_tile<BITS, ROWS, 1, 0, 2>(strip, panels + panel * panel_bytes, 0, blocks, y + 16 * panel, y_stride, 0);
 }
 
+// For peak/cpu.cc: multiply-adds of bytes on registers alone, in chains enough to hide their latency.
+constexpr long PRODUCTS_A_ROUND = 12 * 32;
+inline int multiply_bytes(long rounds) {
+    const __m256i bytes = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
+    __m256i sum[12];
+    for (int j = 0; j < 12; ++j) sum[j] = _mm256_set1_epi32(j);
+    for (long round = 0; round < rounds; ++round)
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j)
+            sum[j] = _mm256_add_epi32(bytes, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, sum[j]), ones));
+    for (int j = 1; j < 12; ++j) sum[0] = _mm256_add_epi32(sum[0], sum[j]);
+    return _mm256_extract_epi32(sum[0], 0);
+}
+
 }  // namespace gorae::GORAE_SET

@@ -123,4 +123,17 @@ void dots_rows(const std::uint8_t* strip, const std::uint8_t* panels, long num_p
         dots_tile<BITS, ROWS, 1>(strip, panels + panel * panel_bytes, 0, blocks, y + 16 * panel, y_stride, 0);
 }
 
+// For peak/cpu.cc: multiply-adds of bytes on registers alone, in chains enough to hide their latency.
+constexpr long PRODUCTS_A_ROUND = 12 * 64;
+inline int multiply_bytes(long rounds) {
+    const __m512i bytes = _mm512_set1_epi8(1);
+    __m512i sum[12];
+    for (int j = 0; j < 12; ++j) sum[j] = _mm512_set1_epi32(j);
+    for (long round = 0; round < rounds; ++round)
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], bytes, sum[j]);
+    for (int j = 1; j < 12; ++j) sum[0] = _mm512_add_epi32(sum[0], sum[j]);
+    return _mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0]));
+}
+
 }  // namespace gorae::GORAE_SET

@@ -236,6 +236,12 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
         },
         Release());
     set.def(
+        "multiply_add_bytes",
+        [&operations](long rounds, Address results, int threads) {
+            return operations.multiply_add_bytes(rounds, reinterpret_cast<float*>(results), threads);
+        },
+        Release());
+    set.def(
         "panel_linear",
         [&operations](Address x, long rows, long heads, long inputs, long x_row, long x_head, Address panels, int bits,
                       long outputs, Address y, int threads) {

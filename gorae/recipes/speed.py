@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Literal
 
 import torch
 
 from gorae.checkpoint import load
 from gorae.config import Parameters, cache_bytes_per_token, count_parameters, forward_flops
 from gorae.engine import DECODED, LINES, Engine, Line, Trial, obstacle, random_prompts
-from gorae.kernels import kernels_in_use, multiply_add
+from gorae.kernels import kernels_in_use, multiply_add, multiply_add_bytes
 from gorae.model import weight_bytes_read
 from gorae.observe import HeldMemory, held_memory, memory_bytes, processor_name
 from gorae.recipes.machine import current_commit
@@ -34,6 +35,13 @@ class Peaks:
     kernels: str
     read_bytes_per_second: float
     flops_per_second: float  # float32
+    int8_per_second: float | None  # operations on 8-bit integers; None where no kernel has instructions for them
+
+    def of_products(self, *, is_fast: bool) -> tuple[str, float]:
+        """What the multiply-adds of a mode are held against, by name: most of fast mode's are of integers."""
+        if is_fast and self.int8_per_second is not None:
+            return "int8", self.int8_per_second
+        return "float32", self.flops_per_second
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Speed:
     flops_per_token: float
     share_of_reading: float
     share_of_flops: float
+    arithmetic: str  # what these FLOPs are held against: float32, or int8 in fast mode
 
     @property
     def share(self) -> float:
@@ -56,7 +65,7 @@ class Speed:
 
     @property
     def limit(self) -> str:
-        return "memory" if self.share == self.share_of_reading else "float32"
+        return "memory" if self.share == self.share_of_reading else self.arithmetic
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class SpeedReport:
 def measure_speed(
     path: Path,
     *,
-    mode: str = "exact",
+    mode: Literal["exact", "fast"] | None = None,
     only: Sequence[str] = (),
     turns: int = 3,
     tell: Callable[[Peaks | Speed], None] = lambda _: None,
@@ -102,7 +111,7 @@ def measure_speed(
             continue
         tell(speed := time_line(engine, line, peaks, turns=turns))
         speeds.append(speed)
-    parameters = count_parameters(model.config)
+    parameters, mode = count_parameters(model.config), "fast" if model.network.is_fast else "exact"
     return SpeedReport(
         str(path), mode, current_commit(), parameters, peaks, load_seconds, speeds, left_out, held_memory()
     )
@@ -116,7 +125,8 @@ def measure_peaks(seconds: float = 1.0) -> Peaks:
         numbers.sum()
         return numbers.nbytes
 
-    rates = best_rate(read, seconds), best_rate(multiply_add, seconds)
+    int8 = best_rate(multiply_add_bytes, seconds) if multiply_add_bytes() else None
+    rates = best_rate(read, seconds), best_rate(multiply_add, seconds), int8
     return Peaks(processor_name(), torch.get_num_threads(), kernels_in_use(), *rates)
 
 
@@ -137,6 +147,7 @@ def time_line(engine: Engine, line: Line, peaks: Peaks, *, turns: int) -> Speed:
     rates = [line.tokens_a_turn / trial.turn(next(prompts)) for _ in range(turns)]
     engine.clear()
     middle = median(rates)
+    arithmetic, flops_per_second = peaks.of_products(is_fast=engine.runner.network.is_fast)
     weights, cache, flops = taken_per_token(engine, line)
     return Speed(
         line.name,
@@ -147,7 +158,8 @@ def time_line(engine: Engine, line: Line, peaks: Peaks, *, turns: int) -> Speed:
         cache,
         flops,
         middle * (weights + cache) / peaks.read_bytes_per_second,
-        middle * flops / peaks.flops_per_second,
+        middle * flops / flops_per_second,
+        arithmetic,
     )
 
 
