@@ -16,7 +16,9 @@ EXAMPLE = "gorae bench runs/laptop/rl/model --only decode --json bench.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="folder, Hugging Face id or .gguf file")
-    parser.add_argument("--mode", choices=["exact", "fast"], help="of computing (default: by the weights)")
+    parser.add_argument(
+        "--mode", choices=["exact", "fast"], help="as gorae.load (default: what its weights are made for)"
+    )
     parser.add_argument("--only", action="append", default=[], metavar="LINE", help="one line; may be given again")
     parser.add_argument("--turns", type=int, default=3, help="how often a line is timed (default: 3)")
     parser.add_argument("--threads", type=int, help="of the processor (default: all)")

@@ -39,16 +39,18 @@ class PrefixCache:
         self.use(path)
         return [node.page for node in path]
 
-    def keep(self, sequence: Sequence[int], pages: Sequence[int]) -> None:
-        """Remember the whole pages of a sequence that a row holds in `pages`."""
+    def keep(self, sequence: Sequence[int], pages: Sequence[int]) -> range:
+        """Remember the whole pages of a sequence that a row holds in `pages`; which of them were not known."""
         path = self.known(sequence)
-        for number in range(len(path), len(sequence) // TILE_KEYS):
+        new = range(len(path), len(sequence) // TILE_KEYS)
+        for number in new:
             parent, tokens = path[-1] if path else self.root, page_tokens(sequence, number)
             node = parent.children[tokens] = Node(tokens, parent, pages[number])
             self.book.keep(node.page)
             self.by_use[node] = None
             path.append(node)
         self.use(path)
+        return new
 
     def make_room(self, num_pages: int) -> None:
         """Let pages go until so many are free, or none is kept."""

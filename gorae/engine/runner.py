@@ -5,7 +5,8 @@ distinct sequence. Rows and known prefixes hold pages of the cache together; pre
 requests only as token ids in rows.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from gorae.config import forward_flops
 from gorae.engine.passage import Passage
 from gorae.engine.prefixes import PrefixCache
-from gorae.kernels import log_softmax
+from gorae.engine.spill import PageFolder, fingerprint_of, page_keys
+from gorae.kernels import TILE_KEYS, log_softmax
 from gorae.model import Cache, Network
 
 
@@ -27,8 +29,17 @@ class Count(Protocol):
 class Runner:
     """The network, its cache, and `count`, which is told of every forward pass."""
 
-    def __init__(self, network: Network, *, num_pages: int, prefix_cache: bool, count: Count | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        num_pages: int,
+        prefix_cache: bool,
+        count: Count | None,
+        folder: PageFolder | None = None,
+    ) -> None:
         self.network = network
+        self.folder = folder
         self.num_pages = num_pages
         self.prefix_cache = prefix_cache
         self.count = count
@@ -40,22 +51,32 @@ class Runner:
         self.prefixes = PrefixCache(self.cache.book)
         self.num_running = 0
         self.reading: list[tuple[int, ...]] = []
+        self.fingerprint: str | None = None  # of the weights, once it is asked for
 
     @property
     def num_rows(self) -> int:
         return self.num_running + len(self.reading)
 
     @torch.inference_mode()
-    def decode(self, token_ids: list[int]) -> tuple[Passage, Tensor]:
-        """Append one token to every running row; returns the pass and the log-probabilities [B, W] of the next."""
-        rows = slice(0, self.num_running)
+    def decode(self, token_ids: Sequence[list[int]]) -> tuple[Passage, Tensor]:
+        """Append tokens to every running row; returns the pass, and the log-probabilities [N, W] after each token."""
+        rows, counts = slice(0, self.num_running), list(map(len, token_ids))
         starts = self.cache.lengths_B[rows].tolist()
-        self.make_room([start + 1 for start in starts])
-        features = self.network(torch.tensor(token_ids)[:, None], self.cache, rows)
-        passage = Passage(starts, [1] * len(token_ids), features)
-        self.cache.lengths_B[rows] += 1
-        self.bill(len(token_ids), context=self.cache.lengths_B[rows].double().mean().item())
-        return passage, self.log_probs(passage.features.hidden_BTD[:, 0])
+        self.make_room([start + count for start, count in zip(starts, counts, strict=True)])
+        tokens_BT = torch.tensor([tokens + tokens[-1:] * (max(counts) - len(tokens)) for tokens in token_ids])
+        features = self.network(tokens_BT, self.cache, rows)
+        counts_B = torch.tensor(counts)
+        self.cache.lengths_B[rows] += counts_B
+        self.bill(tokens_BT.numel(), context=sum(starts) / len(starts) + (max(counts) + 1) / 2)
+        is_own_BT = torch.arange(max(counts)) < counts_B[:, None]
+        return Passage(starts, counts, features), self.log_probs(features.hidden_BTD[is_own_BT])
+
+    @torch.inference_mode()
+    def take_back(self, lengths: Sequence[int]) -> None:
+        """Let running rows forget what follows so many tokens of each."""
+        for row, (length, held) in enumerate(zip(lengths, self.cache.lengths_B.tolist(), strict=False)):
+            if length < held:
+                self.cache.take_back(row, length)
 
     @torch.inference_mode()
     def begin(self, known: Mapping[tuple[int, ...], Sequence[int]]) -> None:
@@ -124,9 +145,38 @@ class Runner:
         self.cache.arrange(range(self.num_running))
 
     def keep(self, row: int, sequence: Sequence[int]) -> None:
-        """Let others find what a row has read."""
-        if self.prefix_cache:
-            self.prefixes.keep(sequence[: int(self.cache.lengths_B[row])], self.cache.held[row])
+        """Let others find what a row has read, those of a later process too where there is a folder."""
+        if not self.prefix_cache:
+            return
+        read, pages = sequence[: int(self.cache.lengths_B[row])], self.cache.held[row]
+        new = self.prefixes.keep(read, pages)
+        if self.folder is not None and new:
+            for number, key in enumerate(self.page_keys(read)):
+                if number in new and key not in self.folder:
+                    self.folder.write(key, self.cache.page_bytes(pages[number]))
+
+    @torch.inference_mode()
+    def recall(self, sequence: Sequence[int]) -> None:
+        """Take what the folder has of a sequence's beginning into the cache, behind what is known, if there is room."""
+        if self.folder is None:
+            return
+        book, pages = self.cache.book, self.prefixes.find(sequence)
+        num_known = len(pages)
+        for key in itertools.islice(self.page_keys(sequence), num_known, None):
+            if book.num_available <= sum(map(book.is_idle, pages)) or key not in self.folder:
+                break
+            if (stored := self.folder.read(key)) is None:
+                break
+            self.prefixes.make_room(1)
+            pages.append(book.take())
+            self.cache.fill_page(pages[-1], stored)
+            self.prefixes.keep(sequence[: len(pages) * TILE_KEYS], pages)
+            book.let_go(pages[-1:])
+
+    def page_keys(self, sequence: Sequence[int]) -> Iterator[str]:
+        if self.fingerprint is None:
+            self.fingerprint = fingerprint_of(self.network)
+        return page_keys(self.fingerprint, sequence)
 
     def make_room(self, lengths: Sequence[int], *, first: int = 0) -> None:
         """Let rows from `first` on hold pages for so many tokens each; prefixes go where no page is free."""
@@ -135,10 +185,10 @@ class Runner:
         for row, length in rows:
             self.cache.reserve(row, length)
 
-    def has_room(self, num_copied: int) -> bool:
-        """Whether there is a token's room for every running row, and for copies of so many pages."""
+    def has_room(self, num_copied: int, num_tokens: int = 1) -> bool:
+        """Whether there is room for `num_tokens` more of every running row, and for copies of so many pages."""
         lengths = self.cache.lengths_B[: self.num_running].tolist()
-        missing = sum(self.cache.num_missing(row, length + 1) for row, length in enumerate(lengths))
+        missing = sum(self.cache.num_missing(row, length + num_tokens) for row, length in enumerate(lengths))
         return missing + num_copied <= self.cache.book.num_available
 
     def bill(self, num_tokens: int, *, context: float) -> None:

@@ -128,6 +128,21 @@ class Cache:
         table_BM = self.table_BM[rows]
         return Places(table_BM, starts_B, table_BM.gather(1, places_BT // TILE_KEYS), places_BT % TILE_KEYS)
 
+    def page_bytes(self, page: int) -> bytes:
+        """What all layers hold of a page."""
+        held = (pages[page].contiguous() for kinds in self.layers for pages in kinds)
+        return b"".join(one.view(torch.uint8).numpy().tobytes() for one in held)
+
+    def fill_page(self, page: int, stored: bytes) -> None:
+        """Let a page hold what `page_bytes` gave."""
+        left = torch.frombuffer(bytearray(stored), dtype=torch.uint8)
+        for kinds in self.layers:
+            for pages in kinds:
+                num_bytes = pages[page].nbytes
+                pages[page] = left[:num_bytes].view(pages.dtype).view_as(pages[page])
+                left = left[num_bytes:]
+        assert not len(left), f"{len(left)} bytes of a page are too many"
+
     def _take(self) -> int:
         if not self.is_bounded and not self.book.num_free:
             self._grow(max(16, 2 * self.book.num_pages))

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Literal
 
 import torch
 
-from gorae.checkpoint import load
+from gorae.checkpoint import Mode, load
 from gorae.config import Parameters, cache_bytes_per_token, count_parameters, forward_flops
 from gorae.engine import DECODED, LINES, Engine, Line, Trial, obstacle, random_prompts
 from gorae.kernels import kernels_in_use, multiply_add, multiply_add_bytes
@@ -86,7 +85,7 @@ class SpeedReport:
 def measure_speed(
     path: Path,
     *,
-    mode: Literal["exact", "fast"] | None = None,
+    mode: Mode | None = None,
     only: Sequence[str] = (),
     turns: int = 3,
     tell: Callable[[Peaks | Speed], None] = lambda _: None,
@@ -111,9 +110,10 @@ def measure_speed(
             continue
         tell(speed := time_line(engine, line, peaks, turns=turns))
         speeds.append(speed)
-    parameters, mode = count_parameters(model.config), "fast" if model.network.is_fast else "exact"
+    found: Mode = "fast" if model.network.is_fast else "exact"
+    parameters = count_parameters(model.config)
     return SpeedReport(
-        str(path), mode, current_commit(), parameters, peaks, load_seconds, speeds, left_out, held_memory()
+        str(path), found, current_commit(), parameters, peaks, load_seconds, speeds, left_out, held_memory()
     )
 
 
