@@ -6,6 +6,7 @@ engine, which is handed in and needs no more than add, cancel, step and has_work
 
 import asyncio
 import contextlib
+import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -160,7 +161,10 @@ class EngineThread:
                 if self._engine.has_work and not self._closing:
                     self._step()
         except Exception as error:
-            log(f"the engine failed and answers no more requests\n{traceback.format_exc()}")
+            # A ValueError is worded for people; of anything else they have to find the place.
+            is_told = isinstance(error, ValueError) and not sys.flags.dev_mode
+            reason = f": {error}" if is_told else f"\n{traceback.format_exc()}"
+            log(f"the engine failed and answers no more requests{reason}")
             self._loop.call_soon_threadsafe(self._fail, error)
 
     def _step(self) -> None:
