@@ -108,6 +108,8 @@ class Engine:
             raise ValueError(f"prefill_tokens={prefill_tokens} must be {TILE_KEYS} or a multiple of it")
         if cache_tokens is None:
             token_bytes = cache_bytes_per_token(model.config, is_fast=model.network.is_fast)
+            if speculation in ("auto", "mtp") and model.network.mtp:
+                token_bytes += token_bytes // model.config.num_layers  # its module remembers, as a layer does
             cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // token_bytes)
         if cache_tokens < TILE_KEYS:
             raise ValueError(f"cache_tokens={cache_tokens} must be at least {TILE_KEYS}, one page of keys")

@@ -11,7 +11,7 @@ import torch
 from gorae import Engine, SamplingParams
 from gorae.checkpoint import Model
 from gorae.config import ModelConfig, forward_flops
-from gorae.model import Network
+from gorae.model import Network, made_fast
 
 V3 = ModelConfig(
     vocab_size=60,
@@ -118,6 +118,16 @@ def test_every_output_is_the_one_without_speculation(models, plain, shape, mode,
     assert engine.generate(PROMPTS, PARAMS) == plain[shape]
     assert engine.stats.drafted > 0
     assert mode == "auto" or 0 < engine.stats.accepted < engine.stats.drafted, "right and wrong guesses, or no proof"
+
+
+@pytest.mark.parametrize("mode", ["ngram", "mtp"])
+def test_in_fast_mode_too(mode):
+    config = replace(V3, latent_dim=32, rope_dim=32, nope_dim=32)
+    fast = Model(made_fast(peaked(config).network), config, None)
+    plain = Engine(fast, max_batch=1, prefix_cache=False).generate(PROMPTS, PARAMS)
+    engine = Engine(fast, speculation=mode)
+    assert engine.generate(PROMPTS, PARAMS) == plain
+    assert 0 < engine.stats.accepted < engine.stats.drafted
 
 
 LONG = [SamplingParams(max_tokens=90, seed=seed, temperature=(0.0, 0.8)[seed % 2], logprobs=2) for seed in range(5)]
@@ -284,6 +294,13 @@ def test_routings_with_speculation_are_the_trainers(models):
         assert output.routings.experts_LTA.tolist() == [routing.experts_NA.tolist() for routing in trained]
         assert torch.equal(output.routings.weights_LTA, torch.stack([routing.weights_NA for routing in trained]))
     assert 0 < engine.stats.accepted < engine.stats.drafted
+
+
+def test_the_modules_memory_is_allowed_for(models, monkeypatch):
+    monkeypatch.setattr("gorae.engine.engine.memory_bytes", lambda: (3 * 2**20, 1))
+    tokens = {mode: Engine(models["v3"], speculation=mode).cache_tokens for mode in (None, "ngram", "mtp")}
+    assert tokens[None] == tokens["ngram"]
+    assert tokens["mtp"] == pytest.approx(tokens[None] * 2 / 3, abs=32), "three layers in place of two"
 
 
 def test_modes_that_do_not_exist_or_have_no_module_are_refused(models):
