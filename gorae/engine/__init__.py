@@ -1,5 +1,6 @@
 """Sampling from the one model: requests in, tokens out, a step at a time."""
 
+from gorae.engine.constrain import Constraint, ConstraintError
 from gorae.engine.engine import Engine, Event, ServableModel
 from gorae.engine.lines import DECODED, LINES, Line, Trial, obstacle, random_prompts
 from gorae.engine.request import Output, SamplingParams
@@ -8,6 +9,8 @@ from gorae.engine.routings import Routings
 __all__ = [
     "DECODED",
     "LINES",
+    "Constraint",
+    "ConstraintError",
     "Engine",
     "Event",
     "Line",

@@ -1,6 +1,6 @@
 """Weights that are no numbers are noticed at the log-probabilities, and told by the layer they stand in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,12 +9,14 @@ from gorae.engine.request import Request
 from gorae.model import Network
 
 
-def require_numbers(log_probs_BW: Tensor, network: Network, requests: Sequence[Request]) -> None:
-    """Raise ValueError, naming the place in the network, if a row of log-probabilities holds NaN."""
-    is_broken_B = log_probs_BW.isnan().any(-1)
-    if not is_broken_B.any():
+def require_numbers(log_probs_NW: Tensor, network: Network, requests: Mapping[int, Request]) -> None:
+    """Raise ValueError, naming the place in the network, if a row of log-probabilities that a request draws from holds
+    NaN.
+    """
+    is_broken_N = log_probs_NW.isnan().any(-1).tolist()
+    request = next((request for row, request in requests.items() if is_broken_N[row]), None)
+    if request is None:
         return
-    request = requests[int(is_broken_B.nonzero()[0])]
     place = broken_place(network, [*request.prompt_ids, *request.token_ids])
     raise ValueError(
         f"a request's log-probabilities are not numbers, and {place} is where that begins: weights there are NaN or "

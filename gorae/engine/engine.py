@@ -7,6 +7,7 @@ import secrets
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from gorae.config import ModelConfig, cache_bytes_per_token
 from gorae.engine.broken import require_numbers
+from gorae.engine.constrain import Constraint, Grammars, Guide
+from gorae.engine.draft import Mode, Places, Speculation
 from gorae.engine.logprobs import likeliest, note_prompt
 from gorae.engine.passage import Passage
 from gorae.engine.request import Output, Request, SamplingParams
 from gorae.engine.routings import of_rows
 from gorae.engine.runner import Count, Runner
-from gorae.engine.sampler import adjusted, sample, uniforms
+from gorae.engine.sampler import draw
 from gorae.engine.scheduler import Reading, next_reading
 from gorae.engine.spill import PageFolder
 from gorae.engine.weights import WeightsWatch, replace_weights
@@ -61,11 +64,15 @@ class Event(NamedTuple):
 
 @dataclass
 class Stats:
-    """What an engine has done: tokens of admitted prompts, how many of them were known, requests sent back to wait."""
+    """What an engine has done: tokens of admitted prompts, how many of them were known, requests sent back to wait,
+    tokens that speculation tried, and how many of them were right.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Engine:
@@ -75,6 +82,8 @@ class Engine:
         available now has room for. Prompt and reply together are at most this long.
     prefill_tokens: tokens of prompts that a step may read, in whole key pages of 32; running requests go on meanwhile.
     prefix_cache: keep what has been read for requests that begin alike.
+    speculation: try guesses of the next tokens, which changes no token and no log-probability: "ngram" takes them from
+        repetitions in prompt and reply, "mtp" from the network's next-token module, "auto" from both where that pays.
     prefix_folder: keep it on disk too, up to `prefix_folder_bytes`, for later processes with the same weights; making
         sure of these reads all of them once.
     """
@@ -87,6 +96,7 @@ class Engine:
         cache_tokens: int | None = None,
         prefill_tokens: int = 2048,
         prefix_cache: bool = True,
+        speculation: Mode | None = None,
         prefix_folder: str | Path | None = None,
         prefix_folder_bytes: int = 4 << 30,
         count: Count | None = None,
@@ -112,9 +122,11 @@ class Engine:
             folder=None if prefix_folder is None else PageFolder(Path(prefix_folder), prefix_folder_bytes),
             count=count,
         )
+        self.speculation = Speculation(model.network, speculation, count=count)
         self.waiting: deque[Request] = deque()  # the oldest first, and all younger than those admitted
         self.reading = Reading()
         self.running: list[Request] = []
+        self.grammars: Grammars | None = None
         self.next_id = 0
         self.stats = Stats()
         self.weights_version = 0
@@ -133,7 +145,8 @@ class Engine:
         A prompt is text, which begins as the tokenizer's texts do (with a BOS, if it has one), or token ids.
 
         Raises ValueError for a single prompt in place of a list, an empty prompt, ids outside the vocabulary, a prompt
-        that leaves no room for a token, more logprobs than there are tokens, and texts without a tokenizer for them.
+        that leaves no room for a token, more logprobs than there are tokens, a constraint that is none, and texts
+        without a tokenizer for them.
         """
         if isinstance(prompts, str) or any(isinstance(prompt, int) for prompt in prompts):
             raise ValueError("prompts is one prompt; give a list of prompts, as in generate([prompt])")
@@ -173,6 +186,7 @@ class Engine:
         self.running.clear()
         self.reading = Reading()
         self.runner.clear()
+        self.speculation.clear()
 
     def update_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy new weights into the network, by its own names; requests go on with them. ValueError for strangers."""
@@ -198,13 +212,12 @@ class Engine:
         """One more token for every running request, after reading on in the prompts; returns the tokens sampled."""
         self.look_at_weights()
         self.keep_within_bounds()
-        log_probs = self.write()
+        drafts = self.speculation.draft(self.running, partial(self.runner.has_room, self.reading.num_copied))
+        passage, log_probs = self.write(drafts)
         self.admit()
         log_probs += self.read()
-        if not self.running:
-            return []
-        self.take_tokens(torch.cat(log_probs))
-        events = [event_of(request) for request in self.running]
+        events = self.take_tokens(log_probs, drafts)
+        self.settle(passage, drafts)
         for request in [request for request in self.running if request.finish_reason]:
             self.release(request)
         return events
@@ -225,13 +238,14 @@ class Engine:
         self.waiting.appendleft(youngest)
         self.stats.preemptions += 1
 
-    def write(self) -> list[Tensor]:
-        """Give the network the last token of every running request; returns what it says of the next, if any run."""
+    def write(self, drafts: Sequence[list[int]]) -> tuple[Passage | None, list[Tensor]]:
+        """Give the network the last token of every running request, and its drafts; what it says of what follows."""
         if not self.running:
-            return []
-        passage, log_probs_BW = self.runner.decode([request.token_ids[-1] for request in self.running])
-        self.note(passage, [[request] for request in self.running])
-        return [log_probs_BW]
+            return None, []
+        tokens = [[request.token_ids[-1], *draft] for request, draft in zip(self.running, drafts, strict=True)]
+        passage, log_probs_NW = self.runner.decode(tokens)
+        self.speculation.passed(passage.features.hidden_BTD.shape[:2].numel())
+        return passage, [log_probs_NW]
 
     def admit(self) -> None:
         """Choose what to read next, once the last reading has come to its end."""
@@ -278,29 +292,50 @@ class Engine:
         """Let the requests of every row keep what they asked to know of its tokens."""
         for row, requests in enumerate(sharing):
             note_prompt(requests, passage.part(row), self.runner.log_probs, vocab_size=self.config.vocab_size)
+            self.speculation.note(requests, passage.part(row))
         asking = [(row, one) for row, requests in enumerate(sharing) for one in requests if one.params.routings]
         if asking:
             for (_, request), routings in zip(asking, of_rows(passage, [row for row, _ in asking]), strict=True):
                 request.routings.append(routings)
 
-    def take_tokens(self, log_probs_BW: Tensor) -> None:
-        """Sample every running request's next token from its row."""
-        require_numbers(log_probs_BW, self.runner.network, self.running)
-        params = [request.params for request in self.running]
-        numbers_B = uniforms([r.seed for r in self.running], [len(r.token_ids) for r in self.running])
-        scores_BW = adjusted(log_probs_BW, params, [request.token_ids for request in self.running])
-        tokens_B = sample(scores_BW, params, numbers_B)
-        chosen_B = log_probs_BW.gather(-1, tokens_B[:, None])[:, 0]
+    def take_tokens(self, log_probs: Sequence[Tensor], drafts: Sequence[list[int]]) -> list[Event]:
+        """Draw every running request's next token, and those after its drafts as far as these are what is drawn."""
+        if not log_probs:
+            return []
+        log_probs_NW = torch.cat(list(log_probs))
+        drafts = [*drafts, *([] for _ in self.running[len(drafts) :])]
+        places = Places(self.running, drafts)
+        tokens_N = draw(log_probs_NW, places.params, places.seeds, places.written, places.allowed)
+        reached = places.reached(tokens_N)
+        require_numbers(log_probs_NW, self.runner.network, {place: places.requests[place] for place in reached})
+        chosen_N = log_probs_NW.gather(-1, torch.tensor(tokens_N)[:, None])[:, 0].tolist()
         limits = {"end_ids": self.config.end_ids, "max_positions": self.config.max_positions}
-        for row, (request, token_id, logprob) in enumerate(
-            zip(self.running, tokens_B.tolist(), chosen_B.tolist(), strict=True)
-        ):
+        events = []
+        for place in reached:
+            request = places.requests[place]
+            if request.finish_reason:  # by a token before this one
+                continue
             if request.params.logprobs:
-                request.top_logprobs += likeliest(log_probs_BW[row : row + 1], request.params.logprobs)
-            request.take(token_id, logprob, **limits)
+                request.top_logprobs += likeliest(log_probs_NW[place : place + 1], request.params.logprobs)
+            request.take(tokens_N[place], chosen_N[place], **limits)
+            events.append(event_of(request))
+        return events
+
+    def settle(self, passage: Passage | None, drafts: Sequence[list[int]]) -> None:
+        """Forget the drafts that were wrong, and let requests keep what they asked to know of the other tokens."""
+        if passage is None:
+            return
+        written = self.running[: len(drafts)]
+        self.runner.take_back([request.num_tokens - 1 for request in self.running])
+        counts = [request.num_tokens - 1 - start for request, start in zip(written, passage.starts, strict=True)]
+        self.note(passage._replace(counts=counts), [[request] for request in written])
+        self.speculation.settle(written, drafts, [count - 1 for count in counts])
+        self.stats.drafted += sum(map(len, drafts))
+        self.stats.accepted += sum(counts) - len(counts)
 
     def release(self, request: Request) -> None:
         """Free a request's row; the last running request takes its place, as in the cache."""
+        self.speculation.forget(request)
         if request in self.running:
             row = self.running.index(request)
             self.runner.remove(row, request.sequence)
@@ -311,6 +346,17 @@ class Engine:
         if not self.reading.requests:
             self.runner.abandon()
             self.reading = Reading()
+
+    def guide(self, constraint: Constraint) -> Guide:
+        """Where a request begins in the grammar of its constraint; what the tokenizer needs for that is made once."""
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer to hold a reply to a constraint with; load a folder with one")
+        if not self.config.end_ids:
+            raise ValueError("no token ends a reply of this model, so it can not be held to a constraint; leave it out")
+        if self.grammars is None:
+            vocab_size, end_ids = self.config.vocab_size, self.config.end_ids
+            self.grammars = Grammars(self.tokenizer, vocab_size=vocab_size, end_ids=end_ids)
+        return self.grammars.guide(constraint)
 
     def encode(self, prompt: str | list[int]) -> list[int]:
         if not isinstance(prompt, str):
@@ -348,12 +394,13 @@ class Engine:
             raise ValueError("routings=True asks for experts and this model has none; leave it out")
         if params.stop and self.tokenizer is None:
             raise ValueError("this model has no tokenizer to find stop texts with; load a folder that has one")
+        guide = self.guide(params.constraint) if params.constraint else None
         if params.max_tokens > (room := self.max_positions - len(prompt_ids)):
             params = replace(params, max_tokens=room)
         self.next_id += 1
         seed = secrets.randbits(63) if params.seed is None else params.seed % 2**64
         decoder = StreamDecoder(self.tokenizer) if self.tokenizer else None
-        return Request(self.next_id, prompt_ids, params, seed, decoder=decoder)
+        return Request(self.next_id, prompt_ids, params, seed, decoder=decoder, guide=guide)
 
 
 def event_of(request: Request) -> Event:

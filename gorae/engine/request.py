@@ -1,9 +1,12 @@
 """What a caller asks for and gets: sampling parameters, outputs, and the request in between."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
+from torch import Tensor
+
+from gorae.engine.constrain import Constraint, Guide
 from gorae.engine.routings import Routings, joined
 from gorae.text import StreamDecoder, Tokenizer
 
@@ -19,7 +22,7 @@ class SamplingParams:
     fresh one. `stop` texts end the output and are not part of its text; `stop_token_ids` end it too, ignore_eos or not.
     `logprobs=n` also returns the n likeliest tokens at every place; `prompt_logprobs=n` those at every place of the
     prompt, and what the prompt's own tokens had. `routings` returns the experts that prompt and reply went to. For
-    either of these a prompt is read whole, known beginnings too.
+    either of these a prompt is read whole, known beginnings too. `constraint` is the form that the answer must have.
     """
 
     max_tokens: int = 256
@@ -37,6 +40,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     routings: bool = False
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -57,6 +61,7 @@ class SamplingParams:
             "top_p": (0 < self.top_p <= 1, "must lie above 0 and not above 1"),
             "stop": (all(self.stop), "must not hold an empty text; remove it"),
             "logprobs": ((self.logprobs or 0) >= 0, "must be None or at least 0"),
+            "ignore_eos": (not (self.ignore_eos and self.constraint), "leaves a constrained reply without an end"),
             "prompt_logprobs": ((self.prompt_logprobs or 0) >= 0, "must be None or at least 0"),
         }
         for name, (holds, rule) in rules.items():
@@ -105,6 +110,7 @@ class Request:
     finish_reason: str | None = None
     tail: str = ""  # of the text: where a stop text may have begun
     decoder: StreamDecoder | None = None
+    guide: Guide | None = None
     num_cached: int = 0
     weights_version: int | None = None  # None until it is admitted
 
@@ -146,9 +152,23 @@ class Request:
         return len(self.prompt_ids) + len(self.token_ids)
 
     @property
+    def num_left(self) -> int:
+        """Tokens that it may still get."""
+        return self.params.max_tokens - len(self.token_ids)
+
+    @property
     def sequence(self) -> tuple[int, ...]:
         """Prompt and reply: what has to be read before the next token can be sampled."""
         return (*self.prompt_ids, *self.token_ids)
+
+    def allowed(self, reply_ids: Sequence[int]) -> Tensor | None:
+        """Which tokens [W] may follow these as its reply; None if any may."""
+        return self.guide.allowed(reply_ids) if self.guide else None
+
+    def tokens_from(self, place: int) -> list[int]:
+        """The sequence from a place on."""
+        written = place - len(self.prompt_ids)
+        return self.token_ids[written:] if written >= 0 else [*self.prompt_ids[place:], *self.token_ids]
 
     def output(self, tokenizer: Tokenizer | None) -> Output:
         text = tokenizer.decode(self.token_ids) if tokenizer else ""

@@ -58,16 +58,25 @@ class Runner:
         return self.num_running + len(self.reading)
 
     @torch.inference_mode()
-    def decode(self, token_ids: list[int]) -> tuple[Passage, Tensor]:
-        """Append one token to every running row; returns the pass and the log-probabilities [B, W] of the next."""
-        rows = slice(0, self.num_running)
+    def decode(self, token_ids: Sequence[list[int]]) -> tuple[Passage, Tensor]:
+        """Append tokens to every running row; returns the pass, and the log-probabilities [N, W] after each token."""
+        rows, counts = slice(0, self.num_running), list(map(len, token_ids))
         starts = self.cache.lengths_B[rows].tolist()
-        self.make_room([start + 1 for start in starts])
-        features = self.network(torch.tensor(token_ids)[:, None], self.cache, rows)
-        passage = Passage(starts, [1] * len(token_ids), features)
-        self.cache.lengths_B[rows] += 1
-        self.bill(len(token_ids), context=self.cache.lengths_B[rows].double().mean().item())
-        return passage, self.log_probs(passage.features.hidden_BTD[:, 0])
+        self.make_room([start + count for start, count in zip(starts, counts, strict=True)])
+        tokens_BT = torch.tensor([tokens + tokens[-1:] * (max(counts) - len(tokens)) for tokens in token_ids])
+        features = self.network(tokens_BT, self.cache, rows)
+        counts_B = torch.tensor(counts)
+        self.cache.lengths_B[rows] += counts_B
+        self.bill(tokens_BT.numel(), context=sum(starts) / len(starts) + (max(counts) + 1) / 2)
+        is_own_BT = torch.arange(max(counts)) < counts_B[:, None]
+        return Passage(starts, counts, features), self.log_probs(features.hidden_BTD[is_own_BT])
+
+    @torch.inference_mode()
+    def take_back(self, lengths: Sequence[int]) -> None:
+        """Let running rows forget what follows so many tokens of each."""
+        for row, (length, held) in enumerate(zip(lengths, self.cache.lengths_B.tolist(), strict=False)):
+            if length < held:
+                self.cache.take_back(row, length)
 
     @torch.inference_mode()
     def begin(self, known: Mapping[tuple[int, ...], Sequence[int]]) -> None:
@@ -176,10 +185,10 @@ class Runner:
         for row, length in rows:
             self.cache.reserve(row, length)
 
-    def has_room(self, num_copied: int) -> bool:
-        """Whether there is a token's room for every running row, and for copies of so many pages."""
+    def has_room(self, num_copied: int, num_tokens: int = 1) -> bool:
+        """Whether there is room for `num_tokens` more of every running row, and for copies of so many pages."""
         lengths = self.cache.lengths_B[: self.num_running].tolist()
-        missing = sum(self.cache.num_missing(row, length + 1) for row, length in enumerate(lengths))
+        missing = sum(self.cache.num_missing(row, length + num_tokens) for row, length in enumerate(lengths))
         return missing + num_copied <= self.cache.book.num_available
 
     def bill(self, num_tokens: int, *, context: float) -> None:

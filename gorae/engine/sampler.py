@@ -12,6 +12,23 @@ from torch import Tensor
 from gorae.engine.request import SamplingParams
 
 
+def draw(
+    log_probs_BW: Tensor,
+    params: Sequence[SamplingParams],
+    seeds: Sequence[int],
+    written: Sequence[list[int]],
+    allowed: Sequence[Tensor | None],
+) -> list[int]:
+    """The next token of every row, after the tokens `written` so far and of the tokens [W] `allowed` (None: all)."""
+    numbers_B = uniforms(list(seeds), [len(tokens) for tokens in written])
+    scores_BW = adjusted(log_probs_BW, params, written)
+    if any(mask_W is not None for mask_W in allowed):
+        all_W = torch.ones(log_probs_BW.shape[-1], dtype=torch.bool)
+        allowed_BW = torch.stack([all_W if mask_W is None else mask_W for mask_W in allowed])
+        scores_BW = scores_BW.masked_fill(~allowed_BW, float("-inf"))
+    return sample(scores_BW, params, numbers_B).tolist()
+
+
 def sample(scores_BW: Tensor, params: Sequence[SamplingParams], uniforms_B: Tensor) -> Tensor:
     """Token ids [B], by inverse transform of softmax(scores / temperature), cut as asked; temperature 0 is greedy."""
     heats = {one.temperature for one in params}

@@ -9,12 +9,12 @@
 
 #include <immintrin.h>
 
+#include "ahead.h"
 #include "strips.h"
 
 namespace gorae::GORAE_SET {
 
-constexpr int STRIP = 6;           // most rows of a strip: sums and totals of eight outputs fill 12 of 16 registers
-constexpr long AHEAD_BYTES = 1536;  // of the byte that is read, memory is asked for
+constexpr int STRIP = 6;  // most rows of a strip: sums and totals of eight outputs fill 12 of 16 registers
 
 constexpr int unsigned_by(int bits) { return bits == 4 ? 8 : 0; }
 
@@ -92,74 +92,51 @@ inline void group_of_8_bits(const std::uint8_t* strip, const std::uint8_t* numbe
     }
 }
 
-// ROWS rows by LAST - FIRST halves, eight outputs each, of PANELS panels, which are `apart` bytes from one to the next.
-template <int BITS, int ROWS, int PANELS, int FIRST, int LAST>
-void dots_tile(const std::uint8_t* strip, const std::uint8_t* panels, long apart, long blocks, float* y, long y_stride,
-               long y_apart) {
+// ROWS rows by halves FIRST to LAST of a panel, eight outputs each.
+template <int BITS, int ROWS, int FIRST, int LAST>
+inline void dots_halves(const std::uint8_t* strip, const std::uint8_t* panel, long blocks, float* y, long y_stride) {
     constexpr long GROUP_BYTES = group_bytes(BITS), BLOCK_BYTES = block_bytes(BITS);
-    __m256 total[PANELS][2][ROWS];
-#pragma GCC unroll 4
-    for (int p = 0; p < PANELS; ++p)
+    __m256 total[2][ROWS];
 #pragma GCC unroll 2
-        for (int half = FIRST; half < LAST; ++half)
+    for (int half = FIRST; half < LAST; ++half)
 #pragma GCC unroll 8
-            for (int r = 0; r < ROWS; ++r) total[p][half][r] = _mm256_setzero_ps();
-    for (long block = 0; block < blocks; ++block, panels += BLOCK_BYTES) {
-#pragma GCC unroll 4
-        for (int p = 0; p < PANELS; ++p)
-#pragma GCC unroll 20
-            for (long line = 0; line < BLOCK_BYTES; line += 64)
-                _mm_prefetch(reinterpret_cast<const char*>(panels + p * apart + AHEAD_BYTES + line), _MM_HINT_T0);
+        for (int r = 0; r < ROWS; ++r) total[half][r] = _mm256_setzero_ps();
+    for (long block = 0; block < blocks; ++block, panel += BLOCK_BYTES) {
+        if (FIRST == 0) ask_ahead<BLOCK_BYTES>(panel);
 #pragma GCC unroll 2
         for (int g = 0; g < 2; ++g, strip += ROWS * ROUNDED_BYTES)
-#pragma GCC unroll 4
-            for (int p = 0; p < PANELS; ++p)
 #pragma GCC unroll 2
-                for (int half = FIRST; half < LAST; ++half) {
-                    const std::uint8_t* numbers = panels + p * apart + SCALE_BYTES + g * GROUP_BYTES + half * 32;
-                    __m256i sum[ROWS];
-                    if (BITS == 4)
-                        group_of_4_bits<ROWS>(strip, numbers, sum);
-                    else
-                        group_of_8_bits<ROWS>(strip, numbers, sum);
-                    const __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128(
-                        reinterpret_cast<const __m128i*>(panels + p * apart + g * 32 + half * 16)));
+            for (int half = FIRST; half < LAST; ++half) {
+                const std::uint8_t* numbers = panel + SCALE_BYTES + g * GROUP_BYTES + half * 32;
+                __m256i sum[ROWS];
+                if (BITS == 4)
+                    group_of_4_bits<ROWS>(strip, numbers, sum);
+                else
+                    group_of_8_bits<ROWS>(strip, numbers, sum);
+                const __m256 scales = _mm256_cvtph_ps(
+                    _mm_loadu_si128(reinterpret_cast<const __m128i*>(panel + g * 32 + half * 16)));
 #pragma GCC unroll 8
-                    for (int r = 0; r < ROWS; ++r)
-                        total[p][half][r] = _mm256_fmadd_ps(_mm256_mul_ps(scales, one_float(strip + r * 4)),
-                                                            _mm256_cvtepi32_ps(sum[r]), total[p][half][r]);
-                }
+                for (int r = 0; r < ROWS; ++r)
+                    total[half][r] = _mm256_fmadd_ps(_mm256_mul_ps(scales, one_float(strip + r * 4)),
+                                                     _mm256_cvtepi32_ps(sum[r]), total[half][r]);
+            }
     }
-#pragma GCC unroll 4
-    for (int p = 0; p < PANELS; ++p)
 #pragma GCC unroll 2
-        for (int half = FIRST; half < LAST; ++half)
+    for (int half = FIRST; half < LAST; ++half)
 #pragma GCC unroll 8
-            for (int r = 0; r < ROWS; ++r)
-                _mm256_storeu_ps(y + r * y_stride + p * y_apart + half * 8, total[p][half][r]);
+        for (int r = 0; r < ROWS; ++r) _mm256_storeu_ps(y + r * y_stride + half * 8, total[half][r]);
 }
 
-// ROWS rows by panels that lie one after the other: 16 results a panel, rows y_stride apart.
-//
-// Few rows wait for memory, so several panels are read at once, each from a run of its own. More rows take the halves
-// of a panel in turn, since the registers do not hold the sums of both; the panel stays in the first cache.
+// ROWS rows by one panel: 16 results a row, rows y_stride apart. More than three rows take its halves in turn, since the
+// registers do not hold the sums of both; the panel stays in the first cache.
 template <int BITS, int ROWS>
-void dots_rows(const std::uint8_t* strip, const std::uint8_t* panels, long num_panels, long blocks, float* y,
-               long y_stride) {
-    constexpr int RUNS = ROWS == 1 ? 2 : 1;
-    const long panel_bytes = blocks * block_bytes(BITS), run = num_panels / RUNS;
-    for (long panel = 0; panel < run; ++panel) {
-        const std::uint8_t* at = panels + panel * panel_bytes;
-        float* to = y + 16 * panel;
-        if constexpr (ROWS <= 3) {
-            dots_tile<BITS, ROWS, RUNS, 0, 2>(strip, at, run * panel_bytes, blocks, to, y_stride, 16 * run);
-        } else {
-            dots_tile<BITS, ROWS, 1, 0, 1>(strip, at, 0, blocks, to, y_stride, 0);
-            dots_tile<BITS, ROWS, 1, 1, 2>(strip, at, 0, blocks, to, y_stride, 0);
-        }
+inline void dots_panel(const std::uint8_t* strip, const std::uint8_t* panel, long blocks, float* y, long y_stride) {
+    if constexpr (ROWS <= 3) {
+        dots_halves<BITS, ROWS, 0, 2>(strip, panel, blocks, y, y_stride);
+    } else {
+        dots_halves<BITS, ROWS, 0, 1>(strip, panel, blocks, y, y_stride);
+        dots_halves<BITS, ROWS, 1, 2>(strip, panel, blocks, y, y_stride);
     }
-    for (long panel = RUNS * run; panel < num_panels; ++panel)
-        dots_tile<BITS, ROWS, 1, 0, 2>(strip, panels + panel * panel_bytes, 0, blocks, y + 16 * panel, y_stride, 0);
 }
 
 }  // namespace gorae::GORAE_SET

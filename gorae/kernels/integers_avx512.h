@@ -7,12 +7,12 @@
 
 #include <immintrin.h>
 
+#include "ahead.h"
 #include "strips.h"
 
 namespace gorae::GORAE_SET {
 
-constexpr int STRIP = 12;        // most rows of a strip: sums and totals fill 24 of 32 registers
-constexpr long AHEAD_BYTES = 1536;  // of the byte that is read, memory is asked for
+constexpr int STRIP = 12;  // most rows of a strip: sums and totals fill 24 of 32 registers
 
 constexpr int unsigned_by(int bits) { return bits == 4 ? 8 : 128; }
 
@@ -53,74 +53,43 @@ inline __m512 one_float(const std::uint8_t* from) {
     return _mm512_set1_ps(number);
 }
 
-// ROWS rows by PANELS panels, which are `apart` bytes from one to the next.
-template <int BITS, int ROWS, int PANELS>
-void dots_tile(const std::uint8_t* strip, const std::uint8_t* panels, long apart, long blocks, float* y, long y_stride,
-               long y_apart) {
+// ROWS rows by one panel: 16 results a row, rows y_stride apart.
+template <int BITS, int ROWS>
+inline void dots_panel(const std::uint8_t* strip, const std::uint8_t* panel, long blocks, float* y, long y_stride) {
     constexpr long GROUP_BYTES = group_bytes(BITS), BLOCK_BYTES = block_bytes(BITS);
-    __m512 total[PANELS][ROWS];
-#pragma GCC unroll 8
-    for (int p = 0; p < PANELS; ++p)
+    __m512 total[ROWS];
 #pragma GCC unroll 16
-        for (int r = 0; r < ROWS; ++r) total[p][r] = _mm512_setzero_ps();
-    for (long block = 0; block < blocks; ++block, panels += BLOCK_BYTES) {
-#pragma GCC unroll 8
-        for (int p = 0; p < PANELS; ++p)
-#pragma GCC unroll 20
-            for (long line = 0; line < BLOCK_BYTES; line += 64)
-                _mm_prefetch(reinterpret_cast<const char*>(panels + p * apart + AHEAD_BYTES + line), _MM_HINT_T0);
+    for (int r = 0; r < ROWS; ++r) total[r] = _mm512_setzero_ps();
+    for (long block = 0; block < blocks; ++block, panel += BLOCK_BYTES) {
+        ask_ahead<BLOCK_BYTES>(panel);
 #pragma GCC unroll 2
         for (int g = 0; g < 2; ++g, strip += ROWS * ROUNDED_BYTES) {
-            __m512i sum[PANELS][ROWS];
-#pragma GCC unroll 8
-            for (int p = 0; p < PANELS; ++p)
-#pragma GCC unroll 16
-                for (int r = 0; r < ROWS; ++r) sum[p][r] = four_bytes(strip + ROWS * 4 + r * 4);
             const std::uint8_t* inputs = strip + ROWS * 8;
+            __m512i sum[ROWS];
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r) sum[r] = four_bytes(strip + (ROWS + r) * 4);
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j)
-#pragma GCC unroll 8
-                for (int p = 0; p < PANELS; ++p) {
-                    __m512i first, second;
-                    load_quads<BITS>(panels + p * apart + SCALE_BYTES + g * GROUP_BYTES, j, first, second);
-                    const int one = BITS == 4 ? j : 2 * j, other = BITS == 4 ? j + 4 : 2 * j + 1;
-#pragma GCC unroll 16
-                    for (int r = 0; r < ROWS; ++r)
-                        sum[p][r] = _mm512_dpbusd_epi32(sum[p][r], first, four_bytes(inputs + (one * ROWS + r) * 4));
-#pragma GCC unroll 16
-                    for (int r = 0; r < ROWS; ++r)
-                        sum[p][r] = _mm512_dpbusd_epi32(sum[p][r], second, four_bytes(inputs + (other * ROWS + r) * 4));
-                }
-#pragma GCC unroll 8
-            for (int p = 0; p < PANELS; ++p) {
-                const __m512 scales = _mm512_cvtph_ps(
-                    _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panels + p * apart + g * 32)));
+            for (int j = 0; j < 4; ++j) {
+                const int one = BITS == 4 ? j : 2 * j, other = BITS == 4 ? j + 4 : 2 * j + 1;
+                __m512i first, second;
+                load_quads<BITS>(panel + SCALE_BYTES + g * GROUP_BYTES, j, first, second);
 #pragma GCC unroll 16
                 for (int r = 0; r < ROWS; ++r)
-                    total[p][r] = _mm512_fmadd_ps(_mm512_mul_ps(scales, one_float(strip + r * 4)),
-                                                  _mm512_cvtepi32_ps(sum[p][r]), total[p][r]);
+                    sum[r] = _mm512_dpbusd_epi32(sum[r], first, four_bytes(inputs + (one * ROWS + r) * 4));
+#pragma GCC unroll 16
+                for (int r = 0; r < ROWS; ++r)
+                    sum[r] = _mm512_dpbusd_epi32(sum[r], second, four_bytes(inputs + (other * ROWS + r) * 4));
             }
+            const __m512 scales =
+                _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + g * 32)));
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r)
+                total[r] = _mm512_fmadd_ps(_mm512_mul_ps(scales, one_float(strip + r * 4)), _mm512_cvtepi32_ps(sum[r]),
+                                           total[r]);
         }
     }
-#pragma GCC unroll 8
-    for (int p = 0; p < PANELS; ++p)
 #pragma GCC unroll 16
-        for (int r = 0; r < ROWS; ++r) _mm512_storeu_ps(y + r * y_stride + p * y_apart, total[p][r]);
-}
-
-// ROWS rows by panels that lie one after the other: 16 results a panel, rows y_stride apart.
-//
-// Few rows wait for memory, so several panels are read at once, each from a run of its own.
-template <int BITS, int ROWS>
-void dots_rows(const std::uint8_t* strip, const std::uint8_t* panels, long num_panels, long blocks, float* y,
-               long y_stride) {
-    constexpr int RUNS = ROWS <= 2 ? 4 : ROWS <= 4 ? 2 : 1;
-    const long panel_bytes = blocks * block_bytes(BITS), run = num_panels / RUNS;
-    for (long panel = 0; panel < run; ++panel)
-        dots_tile<BITS, ROWS, RUNS>(strip, panels + panel * panel_bytes, run * panel_bytes, blocks, y + 16 * panel,
-                                    y_stride, 16 * run);
-    for (long panel = RUNS * run; panel < num_panels; ++panel)
-        dots_tile<BITS, ROWS, 1>(strip, panels + panel * panel_bytes, 0, blocks, y + 16 * panel, y_stride, 0);
+    for (int r = 0; r < ROWS; ++r) _mm512_storeu_ps(y + r * y_stride, total[r]);
 }
 
 }  // namespace gorae::GORAE_SET

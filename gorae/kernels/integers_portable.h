@@ -7,7 +7,7 @@
 
 namespace gorae::GORAE_SET {
 
-constexpr int STRIP = 4;   // most rows of a strip
+constexpr int STRIP = 4;  // most rows of a strip
 
 // What is added to the numbers of a panel to be read without a sign; the sums make up for it.
 constexpr int unsigned_by(int) { return 0; }
@@ -15,9 +15,9 @@ constexpr int unsigned_by(int) { return 0; }
 // Round 32 numbers within ±127 to the nearest integers, the even one of two; their sum is returned.
 inline int to_bytes(const Lanes numbers[4], std::int8_t* bytes) {
     int sum = 0;
-    float each[32];
+    float each[GROUP];
     for (int i = 0; i < 4; ++i) store(each + 8 * i, numbers[i]);
-    for (int i = 0; i < 32; ++i) {
+    for (int i = 0; i < GROUP; ++i) {
         const float number = each[i];
         bytes[i] = number == number ? static_cast<std::int8_t>(std::nearbyint(number)) : 0;
         sum += bytes[i];
@@ -42,37 +42,35 @@ inline int number_at(const std::uint8_t* group, int quad, int output, int place)
     return (quad < 4 ? group[index] & 15 : group[index - 256] >> 4) - 8;
 }
 
-// ROWS rows by panels that lie one after the other: 16 results a panel, rows y_stride apart.
+// ROWS rows by one panel: 16 results a row, rows y_stride apart.
 template <int BITS, int ROWS>
-void dots_rows(const std::uint8_t* strip, const std::uint8_t* panels, long num_panels, long blocks, float* y,
-               long y_stride) {
+void dots_panel(const std::uint8_t* strip, const std::uint8_t* panel, long blocks, float* y, long y_stride) {
     constexpr long GROUP_BYTES = group_bytes(BITS), BLOCK_BYTES = block_bytes(BITS);
-    for (long panel = 0; panel < num_panels; ++panel)
-        for (int row = 0; row < ROWS; ++row) {
-            Lanes total[2] = {zero(), zero()};
-            for (long group = 0; group < 2 * blocks; ++group) {
-                const std::uint8_t* block = panels + (panel * blocks + group / 2) * BLOCK_BYTES;
-                const std::uint8_t* numbers = block + SCALE_BYTES + group % 2 * GROUP_BYTES;
-                const std::uint8_t* inputs = strip + group * ROWS * ROUNDED_BYTES;
-                float scale, weight_scales[16], sums[16];
-                std::memcpy(&scale, inputs + row * 4, 4);
-                for (int output = 0; output < 16; ++output) {
-                    Half half;
-                    std::memcpy(&half, block + group % 2 * 32 + output * 2, 2);
-                    weight_scales[output] = widened(half);
-                    int sum = 0;
-                    for (int i = 0; i < 32; ++i)
-                        sum += number_at<BITS>(numbers, i / 4, output, i % 4) *
-                               static_cast<std::int8_t>(inputs[ROWS * 8 + (i / 4 * ROWS + row) * 4 + i % 4]);
-                    sums[output] = static_cast<float>(sum);
-                }
-                for (int half = 0; half < 2; ++half)
-                    total[half] = fused(load(weight_scales + 8 * half) * broadcast(scale), load(sums + 8 * half),
-                                        total[half]);
+    for (int row = 0; row < ROWS; ++row) {
+        Lanes total[2] = {zero(), zero()};
+        for (long group = 0; group < 2 * blocks; ++group) {
+            const std::uint8_t* block = panel + group / 2 * BLOCK_BYTES;
+            const std::uint8_t* numbers = block + SCALE_BYTES + group % 2 * GROUP_BYTES;
+            const std::uint8_t* inputs = strip + group * ROWS * ROUNDED_BYTES;
+            float scale, weight_scales[16], sums[16];
+            std::memcpy(&scale, inputs + row * 4, 4);
+            for (int output = 0; output < 16; ++output) {
+                Half half;
+                std::memcpy(&half, block + group % 2 * 32 + output * 2, 2);
+                weight_scales[output] = widened(half);
+                int sum = 0;
+                for (int i = 0; i < GROUP; ++i)
+                    sum += number_at<BITS>(numbers, i / 4, output, i % 4) *
+                           static_cast<std::int8_t>(inputs[ROWS * 8 + (i / 4 * ROWS + row) * 4 + i % 4]);
+                sums[output] = static_cast<float>(sum);
             }
-            store(y + row * y_stride + panel * 16, total[0]);
-            store(y + row * y_stride + panel * 16 + 8, total[1]);
+            for (int half = 0; half < 2; ++half)
+                total[half] =
+                    fused(load(weight_scales + 8 * half) * broadcast(scale), load(sums + 8 * half), total[half]);
         }
+        store(y + row * y_stride, total[0]);
+        store(y + row * y_stride + 8, total[1]);
+    }
 }
 
 }  // namespace gorae::GORAE_SET

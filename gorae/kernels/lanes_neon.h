@@ -74,7 +74,7 @@ inline Lanes load(const Float8* from) {
 }
 
 // Four columns of four rows.
-inline void turn(const float32x4_t rows[4], float32x4_t columns[4]) {
+inline void transpose(const float32x4_t rows[4], float32x4_t columns[4]) {
     const float32x4x2_t upper = vtrnq_f32(rows[0], rows[1]), lower = vtrnq_f32(rows[2], rows[3]);
     for (int j = 0; j < 2; ++j) {
         columns[j] = vcombine_f32(vget_low_f32(upper.val[j]), vget_low_f32(lower.val[j]));
@@ -91,10 +91,10 @@ inline void load_columns(const Number* const rows[8], long first, Lanes columns[
         left[i] = row.left;
         right[i] = row.right;
     }
-    turn(left, turned[0]);
-    turn(left + 4, turned[1]);
-    turn(right, turned[2]);
-    turn(right + 4, turned[3]);
+    transpose(left, turned[0]);
+    transpose(left + 4, turned[1]);
+    transpose(right, turned[2]);
+    transpose(right + 4, turned[3]);
     for (int j = 0; j < 4; ++j) {
         columns[j] = {turned[0][j], turned[1][j]};
         columns[j + 4] = {turned[2][j], turned[3][j]};

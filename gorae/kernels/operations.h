@@ -244,7 +244,7 @@ extern const Operations neon_operations;
 #endif
 
 // Memory of the calling thread, one for each `use`, that stays until a call asks for more; aligned to a cache line.
-enum Use { PANELS = 0, SCORES = 1, ROUNDED = 2, USES = 3 };
+enum Use { PANELS = 0, SCORES = 1, ROUNDED = 2, SORTED = 3, USES = 4 };
 float* scratch(Use use, std::size_t floats);
 
 }  // namespace gorae

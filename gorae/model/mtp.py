@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from gorae.config import ModelConfig
 from gorae.kernels import Routing, linear, rms_norm
 from gorae.model.block import Block
+from gorae.model.cache import LayerMemory
 
 
 class NextTokenModule(nn.Module):
@@ -21,11 +22,16 @@ class NextTokenModule(nn.Module):
         self.head_norm_D = nn.Parameter(torch.ones(config.model_dim))
 
     def forward(
-        self, hidden_BTD: Tensor, next_embedding_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None
+        self,
+        hidden_BTD: Tensor,
+        next_embedding_BTD: Tensor,
+        angles: Tensor,
+        mask_B1TS: Tensor | None,
+        memory: LayerMemory | None = None,
     ) -> tuple[Tensor, Routing | None]:
         """Features that the head turns into the token two places on; `hidden` is the previous depth's output."""
         embedding = rms_norm(next_embedding_BTD, self.embedding_norm_D, self.norm_eps)
         hidden = rms_norm(hidden_BTD, self.hidden_norm_D, self.norm_eps)
         joined = linear(torch.cat((embedding, hidden), dim=-1), self.join_DDD)
-        mixed, routing = self.block(joined, angles, mask_B1TS)
+        mixed, routing = self.block(joined, angles, mask_B1TS, memory)
         return rms_norm(mixed, self.head_norm_D, self.norm_eps), routing

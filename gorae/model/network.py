@@ -122,6 +122,15 @@ class Network(nn.Module):
             predictions.append(Features(hidden, [routing]))
         return predictions
 
+    def predict_next(self, hidden_BTD: Tensor, next_ids_BT: Tensor, cache: Cache, rows: slice) -> Tensor:
+        """Features of the first MTP module, of places that follow what `rows` of a cache of its own hold.
+
+        hidden_BTD are features of tokens, next_ids_BT the tokens after these; the result predicts those after them.
+        """
+        (memory,) = cache.memories(rows, next_ids_BT.shape[1])
+        angles, mask = self.places(cache.lengths_B[rows], next_ids_BT.shape[1], is_masked=False)
+        return self.mtp[0](hidden_BTD, self.embed(next_ids_BT), angles, mask, memory)[0]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits [..., W] of features [..., D]."""
         return linear(hidden, self.embedding_WD if self.head_WD is None else self.head_WD)

@@ -70,7 +70,7 @@ def served_model(path: Path) -> Iterator[str]:
 
 def _api(path: Path, page: ASGIApp | None = None) -> ASGIApp:
     model = load_chat_model(path)
-    engine = Engine(model, prefill_tokens=PREFILL_TOKENS)
+    engine = Engine(model, prefill_tokens=PREFILL_TOKENS, speculation="auto")
     return create_api(engine, model.tokenizer, model_name(path), max_positions=engine.max_positions, page=page)
 
 

@@ -154,10 +154,11 @@ def time_line(engine: Engine, line: Line, peaks: Peaks, *, turns: int) -> Speed:
 
 def taken_per_token(engine: Engine, line: Line) -> tuple[float, float, float]:
     """Bytes of weights and of cache that a token of a line has read for it, and its FLOPs."""
-    config, steps = engine.config, list(steps_of(line, engine.prefill_tokens))
+    network, config, steps = engine.runner.network, engine.config, list(steps_of(line, engine.prefill_tokens))
     num_tokens = sum(tokens for tokens, _, _ in steps)
-    weights = sum(weight_bytes_read(engine.runner.network, tokens) for tokens, _, _ in steps)
-    read = sum(requests * context for _, requests, context in steps) * cache_bytes_per_token(config)
+    weights = sum(weight_bytes_read(network, tokens) for tokens, _, _ in steps)
+    held = cache_bytes_per_token(config, is_fast=network.is_fast)
+    read = held * sum(requests * context for _, requests, context in steps)
     flops = sum(forward_flops(config, tokens, context=context) for tokens, _, context in steps)
     return weights / num_tokens, read / num_tokens, flops / num_tokens
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
+from gorae.engine import ConstraintError
 from gorae.server.engine_thread import EngineFailedError, EngineThread, Generation, QueueFullError, SteppingEngine
 from gorae.server.limits import Limits, SamePage, read_body
 from gorae.server.schema import ApiError, ChatRequest, read_request
@@ -89,7 +90,7 @@ class Api:
         chat = read_request(await read_body(request, max_bytes=self._limits.max_body_bytes))
         self._check_model(chat.model)
         prompt = self._prompt(chat)
-        generation = await self._submit(chat, prompt.ids)
+        generation = await self._submit(chat, prompt)
         reader = ReplyReader(
             self._tokenizer,
             prompt.mode,
@@ -142,10 +143,12 @@ class Api:
             )
         return prompt
 
-    async def _submit(self, chat: ChatRequest, prompt_ids: list[int]) -> Generation:
-        params = chat.sampling_params(room=self._max_positions - len(prompt_ids))
+    async def _submit(self, chat: ChatRequest, prompt: Prompt) -> Generation:
+        params = chat.sampling_params(room=self._max_positions - len(prompt.ids), mode=prompt.mode)
         try:
-            return await self._thread.submit(prompt_ids, params)
+            return await self._thread.submit(prompt.ids, params)
+        except ConstraintError as error:
+            raise ApiError(400, f"response_format: {error}", param="response_format") from None
         except ValueError as error:
             raise ApiError(400, f"the engine refuses this request: {error}") from None
 

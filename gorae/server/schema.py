@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gorae.engine import SamplingParams
+from gorae.engine import Constraint, SamplingParams
 from gorae.text import Message, Mode, Tool, ToolCall
 
 
@@ -84,6 +84,18 @@ class Thinking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["enabled", "disabled"]
 
 
+class JsonSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None  # accepted either way: what is asked for is always held to
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 StopString = Annotated[str, msgspec.Meta(min_length=1)]
@@ -110,6 +122,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     logprobs: bool = False
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
     stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=16)] = []
+    response_format: ResponseFormat = ResponseFormat("text")
     tools: Annotated[list[OfferedTool], msgspec.Meta(max_length=128)] = []
     tool_choice: Literal["none", "auto"] = "auto"
 
@@ -129,8 +142,11 @@ class ChatRequest(msgspec.Struct, frozen=True):
     def stop_strings(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
-    def sampling_params(self, *, room: int) -> SamplingParams:
-        """What the engine is asked for, `room` tokens at most; stop strings are ours, as they end the answer alone."""
+    def sampling_params(self, *, room: int, mode: Mode = "direct") -> SamplingParams:
+        """What the engine is asked for, `room` tokens at most, behind a prompt that ends in `mode`.
+
+        Stop strings are ours, as they end the answer alone.
+        """
         return SamplingParams(
             max_tokens=min(room, self.max_tokens or self.max_completion_tokens or room),
             temperature=self.temperature,
@@ -142,7 +158,15 @@ class ChatRequest(msgspec.Struct, frozen=True):
             logit_bias=self.logit_bias,
             seed=self.seed,
             logprobs=self.top_logprobs if self.logprobs else None,
+            constraint=self.constraint(mode),
         )
+
+    def constraint(self, mode: Mode) -> Constraint | None:
+        """The form of the answer, where one is asked for."""
+        if self.response_format.type == "text":
+            return None
+        asked = self.response_format.json_schema
+        return Constraint.json(asked.schema if asked else None, mode=mode)
 
 
 EXAMPLES = {
@@ -164,6 +188,7 @@ EXAMPLES = {
     "logprobs": "true",
     "top_logprobs": "5",
     "stop": '["\\n\\n"]',
+    "response_format": '{"type": "json_object"}',
     "tools": '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]',
     "tool_choice": '"auto" or "none"',
 }
@@ -171,6 +196,7 @@ EXAMPLES = {
 CHOICES = {
     "messages.role": "must be system, developer, user, assistant or tool",
     "tool_choice": "must be auto or none, as this server cannot force a call",
+    "response_format.type": "must be text, json_object or json_schema",
     "tools.type": "must be function, the only kind of tool this server offers",
     "messages.content.type": "must be text, the only kind of content this model reads",
     "thinking.type": "must be enabled or disabled",
@@ -185,7 +211,6 @@ HARMLESS = {
 # Known fields that would change the reply, and the values at which they do not.
 NEUTRAL: dict[str, list[Any]] = {
     "n": [1],
-    "response_format": [{"type": "text"}],
     "functions": [[]],
     "function_call": ["none", "auto"],
     "modalities": [["text"]],
@@ -220,6 +245,7 @@ def read_request(body: bytes) -> ChatRequest:
         if tool.function.strict:
             param = f"tools[{index}].function.strict"
             raise ApiError(400, _unsupported(param, True, [False]), param=param, code="unsupported_field")
+    _check_response_format(request)
     if request.top_logprobs and not request.logprobs:
         raise ApiError(
             400,
@@ -236,6 +262,26 @@ def read_request(body: bytes) -> ChatRequest:
             param="max_completion_tokens",
         )
     return request
+
+
+def _check_response_format(request: ChatRequest) -> None:
+    wanted = request.response_format
+    if (wanted.type == "json_schema") != (wanted.json_schema is not None):
+        verb = "needs" if wanted.json_schema is None else "takes no"
+        raise ApiError(
+            400,
+            f"response_format of type {wanted.type} {verb} json_schema; "
+            'send {"type": "json_schema", "json_schema": {"name": "NAME", "schema": {...}}} or {"type": "json_object"}',
+            param="response_format.json_schema",
+        )
+    if wanted.type != "text" and request.offered_tools:
+        raise ApiError(
+            400,
+            f"response_format of type {wanted.type} leaves no way to call tools; leave one of them out, or send "
+            '"tool_choice": "none"',
+            param="response_format",
+            code="unsupported_field",
+        )
 
 
 def _read_object(body: bytes) -> dict[str, Any]:

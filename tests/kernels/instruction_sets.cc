@@ -239,8 +239,48 @@ static void elementwise(Draw& draw) {
         }
 }
 
+static void of_the_head(Draw& draw) {
+    for (long rows : {1, 3, 40})
+        for (long width : {1, 7, 8, 65, 300}) {
+            const auto x = draw.numbers(rows * (width + 1));
+            compare("log_softmax", rows * width, [&](const Operations& set, float* y, int threads) {
+                set.log_softmax({x.data(), rows, width, width + 1}, {y, rows, width, width}, threads);
+            });
+        }
+    for (long rows : {1, 3, 40})
+        for (bool is_softmax : {false, true}) {
+            const long experts = 12, active = 3, groups = is_softmax ? 1 : 4, active_groups = is_softmax ? 1 : 2;
+            const auto logits = draw.numbers(rows * experts), bias = draw.numbers(experts);
+            compare("route", rows * (experts + 2 * active), [&](const Operations& set, float* y, int threads) {
+                std::vector<std::int64_t> chosen(rows * active);
+                float *scores = y, *weights = y + rows * experts, *found = weights + rows * active;
+                set.route({{logits.data(), rows, experts, experts}, is_softmax ? nullptr : bias.data(), active, is_softmax,
+                           groups, active_groups, !is_softmax, 2.5f, scores, chosen.data(), weights},
+                          threads);
+                for (long i = 0; i < rows * active; ++i) found[i] = static_cast<float>(chosen[i]);
+            });
+        }
+}
+
+// Heads of a batch, [2, 3, tokens, width], by angles that all heads share.
+static void rotations(Draw& draw) {
+    for (bool is_interleaved : {true, false})
+        for (bool is_back : {false, true})
+            for (long tokens : {1, 5, 130})
+                for (long half : {1, 3, 8, 13}) {
+                    const long width = 2 * half, count = 2 * 3 * tokens * width, angles = 2 * tokens * half;
+                    const auto x = draw.numbers(count), cosines_and_sines = draw.numbers(2 * angles);
+                    compare("rotate", count, [&](const Operations& set, float* y, int threads) {
+                        set.rotate({x.data(), cosines_and_sines.data(), y, {2, 3, tokens},
+                                    {3 * tokens * width, tokens * width, width}, {tokens * half, 0, half}, angles, half,
+                                    is_interleaved, is_back},
+                                   threads);
+                    });
+                }
+}
+
 static void attentions(Draw& draw) {
-    const long sequences = 2, heads = 3;
+    const long sequences = 2, heads = 3, PART = 64;  // keys looked at together, as attention/cpu.py says
     for (long queries : {1, 4, 9, 70})
         for (long before : {0, 5, 260})
             for (long width : {5, 24}) {
@@ -253,13 +293,39 @@ static void attentions(Draw& draw) {
                 compare("attention", rows * queries * value_width, [&](const Operations& set, float* y, int threads) {
                     std::vector<std::int64_t> seen(queries);
                     set.attention({{query.data(), heads * queries * width, queries * width, width},
-                                   {key.data(), heads * keys * width, keys * width, width},
-                                   {value.data(), heads * keys * value_width, keys * value_width, value_width},
-                                   mask.data(), 0, keys, sequences, heads, queries, keys, width, value_width, 0.3f,
-                                   seen.data(), y},
+                                   {key.data(), PART * width, keys * width, width},
+                                   {value.data(), PART * value_width, keys * value_width, value_width},
+                                   {nullptr, heads * keys * width, PART}, {nullptr, heads * keys * value_width, PART},
+                                   nullptr, mask.data(), 0, keys, sequences, heads, heads, queries, keys, width,
+                                   value_width, 0.3f, seen.data(), y},
                                   threads);
                 });
             }
+}
+
+// The same over pages, key heads shared by two heads each.
+static void cached_attentions(Draw& draw) {
+    const long sequences = 2, heads = 4, key_heads = 2, page_tokens = 32, pages_each = 12, width = 24, value_width = 17;
+    for (long queries : {1, 3, 40})
+        for (long before : {0, 31, 300}) {
+            const long num_pages = sequences * pages_each, tokens = num_pages * key_heads * page_tokens;
+            const auto query = draw.numbers(sequences * heads * queries * width);
+            const auto keys = draw.numbers(tokens * width), values = draw.numbers(tokens * value_width);
+            std::vector<std::int64_t> table(num_pages), starts = {before, before / 2};
+            for (long i = 0; i < num_pages; ++i) table[i] = num_pages - 1 - i;
+            const PageTable places{table.data(), pages_each, page_tokens};
+            compare("attention pages", sequences * queries * heads * value_width,
+                    [&](const Operations& set, float* y, int threads) {
+                        std::vector<std::int64_t> seen(sequences * queries);
+                        set.attention({{query.data(), heads * queries * width, queries * width, width},
+                                       {keys.data(), key_heads * page_tokens * width, page_tokens * width, width},
+                                       {values.data(), key_heads * page_tokens * value_width, page_tokens * value_width,
+                                        value_width},
+                                       places, places, starts.data(), nullptr, 0, 0, sequences, heads, key_heads, queries,
+                                       pages_each * page_tokens, width, value_width, 0.3f, seen.data(), y},
+                                      threads);
+                    });
+        }
 }
 
 template <class Number>
@@ -281,8 +347,8 @@ static void paged(Draw& draw, const char* name, std::vector<Number> (Draw::*draw
                                           value_width};
                 const PagedAttention<Number> job{
                     {query.data(), heads * queries * key_width, queries * key_width, key_width},
-                    key, is_latent ? key : apart, table.data(), pages_each, starts.data(), sequences, heads, key_heads,
-                    queries, page_tokens, key_width, value_width, 0.3f, nullptr};
+                    key, is_latent ? key : apart, {table.data(), pages_each, page_tokens}, starts.data(), sequences, heads,
+                    key_heads, queries, key_width, value_width, 0.3f, nullptr};
                 compare(name, sequences * queries * heads * value_width, [&](const Operations& set, float* y, int threads) {
                     PagedAttention<Number> asked = job;
                     asked.y = y;
@@ -349,7 +415,10 @@ int main() {
     products<HalfPanels>(draw, "linear panels", "experts panels", &Operations::half_panels);
     products<BlockScaled>(draw, "linear float8", "experts float8", &Operations::block_scaled);
     elementwise(draw);
+    of_the_head(draw);
+    rotations(draw);
     attentions(draw);
+    cached_attentions(draw);
     paged<float>(draw, "paged float32", &Draw::numbers, &Operations::paged_attention_float32);
     paged<Bfloat16>(draw, "paged bfloat16", &Draw::bfloats, &Operations::paged_attention_bfloat16);
     quantised(draw);

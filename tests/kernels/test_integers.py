@@ -70,7 +70,7 @@ def test_a_product_is_a_chain_of_fused_multiply_adds_of_whole_groups(num_inputs,
             chain = 0.0
             for group, inputs in enumerate(x[row].split(32)):
                 scale = inputs.abs().max() / 127
-                rounded = (inputs / scale).round().long()
+                rounded = (inputs * (1 / scale)).round().long()
                 product = (rounded * numbers[output, group, : len(rounded)]).sum()
                 chain = fused((scales[output, group] * scale).item(), product.item(), chain)
             assert y[row, output] == torch.tensor(chain)

@@ -57,6 +57,22 @@ def refusal(**fields) -> ApiError:
         ({"thinking": {"type": "much"}}, "thinking.type", 'thinking.type is "much": must be enabled or disabled'),
         ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking", "unknown field `budget_tokens`"),
         ({"model": None}, "model", "model is missing"),
+        ({"response_format": "json"}, "response_format", 'response_format is "json": expected `object'),
+        (
+            {"response_format": {"type": "xml"}},
+            "response_format.type",
+            'response_format.type is "xml": must be text, json_object or json_schema',
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+            "response_format.json_schema.name is missing",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": [1]}}},
+            "response_format.json_schema.schema",
+            "response_format.json_schema.schema is [1]: expected `object",
+        ),
         ({"logprobs": 3}, "logprobs", "logprobs is 3: expected `bool"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "top_logprobs is 21: expected `int` <= 20"),
         ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", "top_logprobs is -1: expected `int` >= 0"),
@@ -80,7 +96,6 @@ def test_a_body_that_is_no_json_object_is_refused(body):
     "field",
     [
         {"n": 2},
-        {"response_format": {"type": "json_object"}},
         {"reasoning_effort": "high"},
     ],
 )
@@ -96,6 +111,39 @@ def test_what_shapes_the_draw_goes_to_the_engine():
     params = read(**fields, logit_bias={"5": 1.5}).sampling_params(room=9)
     assert {name: getattr(params, name) for name in fields} == fields
     assert params.logit_bias == {5: 1.5}
+
+
+def test_a_response_format_becomes_a_constraint_that_begins_where_the_prompt_ends():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    named = {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": schema}}
+    for wanted, text in (({"type": "json_object"}, {"type": "object"}), (named, schema)):
+        for mode in ("think", "direct", "free"):
+            constraint = read(response_format=wanted).sampling_params(room=9, mode=mode).constraint
+            assert (constraint.kind, json.loads(constraint.text), constraint.mode) == ("json_schema", text, mode)
+    assert read(response_format={"type": "text"}).sampling_params(room=9).constraint is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"response_format": {"type": "json_schema"}}, "response_format of type json_schema needs json_schema; send"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {"name": "a"}}},
+            "response_format of type json_object takes no json_schema; send",
+        ),
+        (
+            {
+                "response_format": {"type": "json_object"},
+                "tools": [{"type": "function", "function": {"name": "f"}}],
+            },
+            "response_format of type json_object leaves no way to call tools; leave one of them out",
+        ),
+    ],
+)
+def test_a_response_format_that_contradicts_itself_or_the_tools_is_refused(fields, sentence):
+    error = refusal(**fields)
+    assert error.param.startswith("response_format")
+    assert sentence in str(error)
 
 
 def test_log_probs_go_to_the_engine_and_lists_need_them():

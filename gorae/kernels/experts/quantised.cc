@@ -13,6 +13,7 @@
 namespace gorae::GORAE_SET {
 
 constexpr long CHOICES_AT_ONCE = 8192;  // whose rounded rows are held
+constexpr long FEW_CHOICES = 128;       // whose outputs by many panels stay in the first caches
 constexpr long GROUPS_OF_A_TASK = 4;    // of 32 hidden numbers
 
 // Sorted rows `first` to `first + rows` of an expert.
@@ -21,31 +22,37 @@ struct Strip {
 };
 
 struct SortedChoices {
-    std::vector<long> choices, places;   // the choice of a sorted row, the sorted row of a choice
-    std::vector<Strip> strips;           // by expert
-    std::vector<long> firsts;            // the first strip of each expert that was chosen, and their number
+    long *choices, *places;  // the choice of a sorted row, the sorted row of a choice
+    Strip* strips;           // by expert
+    long* firsts;            // the first strip of each expert that was chosen, and the number of all
+    long num_chosen;
+
+    long num_strips() const { return firsts[num_chosen]; }
 };
 
 inline SortedChoices sorted_choices(const PanelExperts& job) {
-    const long num_choices = job.x.rows * job.active;
-    SortedChoices sorted{std::vector<long>(num_choices), std::vector<long>(num_choices), {}, {}};
-    std::vector<long> starts(job.num_experts + 1);
+    const long num_choices = job.x.rows * job.active, num_experts = job.num_experts;
+    long* memory = reinterpret_cast<long*>(scratch(SORTED, (5 * num_choices + 2 * num_experts + 2) * 2));
+    SortedChoices sorted{memory, memory + num_choices, reinterpret_cast<Strip*>(memory + 2 * num_choices),
+                         memory + 5 * num_choices, 0};
+    long *starts = sorted.firsts + num_experts + 1, num_strips = 0;
+    std::fill_n(starts, num_experts + 1, 0);
     for (long choice = 0; choice < num_choices; ++choice) ++starts[job.experts[choice] + 1];
-    for (long expert = 0; expert < job.num_experts; ++expert) {
-        const long rows = starts[expert + 1], num_strips = blocks_of(rows, STRIP), start = starts[expert];
-        if (rows) sorted.firsts.push_back(sorted.strips.size());
-        for (long strip = 0; strip < num_strips; ++strip) {
-            const long first = rows * strip / num_strips, next = rows * (strip + 1) / num_strips;
-            sorted.strips.push_back({expert, start + first, next - first});
+    for (long expert = 0; expert < num_experts; ++expert) {
+        const long rows = starts[expert + 1], parts = blocks_of(rows, STRIP), start = starts[expert];
+        if (rows) sorted.firsts[sorted.num_chosen++] = num_strips;
+        for (long part = 0; part < parts; ++part) {
+            const long first = rows * part / parts, next = rows * (part + 1) / parts;
+            sorted.strips[num_strips++] = {expert, start + first, next - first};
         }
         starts[expert + 1] += start;
     }
+    sorted.firsts[sorted.num_chosen] = num_strips;
     for (long choice = 0; choice < num_choices; ++choice) {
         const long row = starts[job.experts[choice]]++;
         sorted.choices[row] = choice;
         sorted.places[choice] = row;
     }
-    sorted.firsts.push_back(sorted.strips.size());
     return sorted;
 }
 
@@ -74,7 +81,7 @@ inline void some_tokens(const PanelExperts& job, int threads) {
     const long row_bytes = rounded_bytes(width), hidden_bytes = rounded_bytes(job.inner);
     if (6.0 * num_choices * width * job.inner < LEAST_FLOPS) threads = 1;
     const SortedChoices sorted = sorted_choices(job);
-    const long num_strips = sorted.strips.size();
+    const long num_strips = sorted.num_strips();
 
     std::uint8_t* rounded = scratch_bytes(ROUNDED, (num_tokens + num_choices) * row_bytes + num_choices * hidden_bytes);
     std::uint8_t* gathered = rounded + num_tokens * row_bytes;
@@ -92,7 +99,7 @@ inline void some_tokens(const PanelExperts& job, int threads) {
     });
 
     const long num_groups = 2 * blocks_of_inputs(job.inner), runs = blocks_of(num_groups, GROUPS_OF_A_TASK);
-    share((sorted.firsts.size() - 1) * runs, threads, [&](long task) {
+    share(sorted.num_chosen * runs, threads, [&](long task) {
         const long first = task % runs * GROUPS_OF_A_TASK, last = least(first + GROUPS_OF_A_TASK, num_groups);
         for (long which = sorted.firsts[task / runs]; which < sorted.firsts[task / runs + 1]; ++which) {
             const Strip& strip = sorted.strips[which];
@@ -103,11 +110,13 @@ inline void some_tokens(const PanelExperts& job, int threads) {
     });
 
     const long num_panels = blocks_of(width, 16);
-    const long at_once = num_choices > 16 * job.active ? 2 : panels_of_a_task(num_panels, threads == 1 ? 1 : 4 * threads);
+    // many outputs a panel are held until they are added
+    const long at_once = num_choices > FEW_CHOICES ? 2 : least(MOST_PANELS, blocks_of(num_panels, 4 * threads));
     share(blocks_of(num_panels, at_once), threads, [&](long task) {
         const long first = task * at_once, last = least(first + at_once, num_panels), stride = at_once * 16;
         float* outputs = scratch(PANELS, num_choices * stride);
-        for (const Strip& strip : sorted.strips) {
+        for (long which = 0; which < num_strips; ++which) {
+            const Strip& strip = sorted.strips[which];
             const PanelMatrix down{panels_at(job.down[strip.expert]), job.down_bits, width, job.inner};
             some_panels(hidden + strip.first * hidden_bytes, strip.rows, down, first, last,
                         outputs + strip.first * stride, stride);

@@ -15,33 +15,34 @@
 namespace gorae::GORAE_SET {
 
 constexpr long ROWS_AT_ONCE = 2048;      // rounded before they are multiplied
-constexpr long PANELS_AT_HAND = 4;       // that stay in the second cache while strips go over them
-constexpr long MOST_PANELS = 16;         // of a task where there is one strip
+constexpr long BYTES_AT_HAND = 1 << 18;  // of panels, that stay in the second cache while strips go over them
+constexpr long MOST_PANELS = 16;         // of a task
 constexpr double LEAST_PRODUCTS = 1e5;   // below which a second thread costs more than it helps
 constexpr long LEAST_TO_ROUND = 1 << 14;
 
 inline Lanes magnitude(Lanes x) { return greater(x, zero() - x); }
+
+// Of numbers that are not negative: these are in the order of their bits, and what is no number is above all.
+inline float largest_of(Lanes a) {
+    std::uint32_t each[8];
+    std::memcpy(each, &a, sizeof each);
+    for (int step = 4; step > 0; step /= 2)
+        for (int i = 0; i < step; ++i) each[i] = std::max(each[i], each[i + step]);
+    float largest;
+    std::memcpy(&largest, each, sizeof largest);
+    return largest;
+}
 
 // Round 32 numbers into their place in a group of a strip of `rows`.
 inline void round_group(const Lanes x[4], std::uint8_t* group, long rows, long place, int bits) {
     Lanes largest = greater(greater(magnitude(x[0]), magnitude(x[1])), greater(magnitude(x[2]), magnitude(x[3])));
     // 0, or no number where one of x is none or infinite: so then is the scale, and all that is made with it
     largest = largest + ((x[0] - x[0]) + (x[1] - x[1]) + ((x[2] - x[2]) + (x[3] - x[3])));
-    float each[8];
-    store(each, largest);
-    std::uint32_t most = 0;  // floats that are not negative are in the order of their bits, what is no number above
-    for (float number : each) {
-        std::uint32_t bits_of_number;
-        std::memcpy(&bits_of_number, &number, 4);
-        if (bits_of_number > most) most = bits_of_number;
-    }
-    float magnitude_of_group;
-    std::memcpy(&magnitude_of_group, &most, 4);
-    const float scale = magnitude_of_group / 127.0f;
-    const Lanes divisor = broadcast(scale > 0.0f ? scale : HUGE_VALF), limit = broadcast(127.0f);
+    const float scale = largest_of(largest) / 127.0f;
+    const float inverse = 1.0f / scale;
+    const Lanes factor = broadcast(inverse < HUGE_VALF ? inverse : 0.0f);  // 0 too where a scale is all but 0
     Lanes numbers[4];
-    for (int i = 0; i < 4; ++i)  // a denormal scale can be far from the 127th part
-        numbers[i] = lesser(limit, greater(zero() - limit, x[i] / divisor));
+    for (int i = 0; i < 4; ++i) numbers[i] = x[i] * factor;
     std::int8_t bytes[GROUP];
     const int missing = -unsigned_by(bits) * to_bytes(numbers, bytes);
     std::memcpy(group + place * 4, &scale, 4);
@@ -81,7 +82,8 @@ inline void dots(const std::uint8_t* strip, long rows, const std::uint8_t* panel
                  float* y, long y_stride) {
     if constexpr (ROWS > 1)
         if (rows < ROWS) return dots<BITS, ROWS - 1>(strip, rows, panels, num_panels, blocks, y, y_stride);
-    dots_rows<BITS, ROWS>(strip, panels, num_panels, blocks, y, y_stride);
+    for (long panel = 0; panel < num_panels; ++panel)
+        dots_panel<BITS, ROWS>(strip, panels + panel * blocks * block_bytes(BITS), blocks, y + 16 * panel, y_stride);
 }
 
 // The panels of a matrix [outputs, inputs].
@@ -113,9 +115,10 @@ inline std::uint8_t* scratch_bytes(Use use, std::size_t bytes) {
     return reinterpret_cast<std::uint8_t*>(scratch(use, (bytes + 3) / 4));
 }
 
-// Of so many panels, where there is one strip. Whole fours, which are read at once.
-inline long panels_of_a_task(long num_panels, long wanted_tasks) {
-    return wanted_tasks == 1 ? num_panels : std::clamp(num_panels / wanted_tasks / 4 * 4, 4l, MOST_PANELS);
+// Panels of a task: where one strip goes over them as many as is fair, or else as many as stay at hand.
+inline long panels_of_a_task(const PanelMatrix& weight, long num_panels, bool has_one_strip, int threads) {
+    if (has_one_strip) return threads == 1 ? num_panels : std::clamp(num_panels / (4 * threads), 4l, MOST_PANELS);
+    return std::clamp(BYTES_AT_HAND / std::max(1l, weight.panel_bytes()), 1l, MOST_PANELS);
 }
 
 inline void some_rows(const PanelLinear& job, int threads) {
@@ -132,9 +135,9 @@ inline void some_rows(const PanelLinear& job, int threads) {
                       rounded + (head * job.rows + first) * row_bytes, rows, row, job.bits);
     });
     if (static_cast<double>(job.rows) * job.inputs * job.outputs * job.heads < LEAST_PRODUCTS) threads = 1;
-    const long wanted = threads == 1 ? 1 : 4 * threads;  // tasks, so that threads end together
-    const long width = num_strips > 1 ? PANELS_AT_HAND : panels_of_a_task(job.heads * num_panels, wanted);
-    const long runs = blocks_of(num_panels, width), parts = least(num_strips, blocks_of(wanted, job.heads * runs));
+    const long width = panels_of_a_task(first_head, job.heads * num_panels, num_strips == 1, threads);
+    const long runs = blocks_of(num_panels, width);
+    const long parts = threads == 1 ? 1 : least(num_strips, blocks_of(4 * threads, job.heads * runs));
     share(job.heads * runs * parts, threads, [&](long task) {
         const long part = task % parts, first = task / parts % runs * width, head = task / parts / runs;
         const PanelMatrix weight{job.panels + head * head_bytes, job.bits, job.outputs, job.inputs};

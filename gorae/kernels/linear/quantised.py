@@ -51,5 +51,6 @@ def rounded(x: Tensor) -> Tensor:
     num_inputs = x.shape[-1]
     groups = F.pad(x, (0, -num_inputs % GROUP)).unflatten(-1, (-1, GROUP))
     scales = groups.abs().amax(-1, keepdim=True) / LARGEST
-    numbers = torch.where(scales == 0, 0.0, groups / scales).round().clamp(-LARGEST, LARGEST)
+    inverses = scales.reciprocal()
+    numbers = (groups * torch.where(inverses.isinf(), 0.0, inverses)).round()
     return (numbers * scales).flatten(-2)[..., :num_inputs]
