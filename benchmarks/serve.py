@@ -11,8 +11,9 @@ Prompts are random tokens, distinct in every turn, and neither side keeps prefix
 temperature 1, which is part of its time; llama.cpp is given random tokens. llama.cpp runs at the best of flash
 attention and repacked weights on and off, and of three micro-batch sizes where it reads more than those, tried
 beforehand on each line (behind 2048 tokens at most). A ratio above 1 means Gorae is faster; printed are the median and
-the quartiles of the pairs. Shares are of what the machine was measured at: bytes of memory read, or float32
-multiply-adds, whichever is larger. Memory is anonymous pages, and with the process's share of the pages of files.
+the quartiles of the pairs. Shares are of what the machine was measured at: bytes of memory read, or multiply-adds (in
+fast mode of int8, else of float32), whichever is larger. Memory is anonymous pages, and the process's share of the
+pages of files.
 
 Needs llama.cpp, which `make test-slow` compiles. `v2-lite` takes 34 GB of disk while it is converted and 18 afterwards.
 """
@@ -57,6 +58,7 @@ class Format(NamedTuple):
 
 FORMATS = {
     "4": Format("int4", "fast", "q4_0"),
+    "mixed": Format("mixed", "fast", "q4_0"),
     "8": Format("int8", "fast", "q8_0"),
     "16": Format("bf16-panels", "exact", "f16"),
     "exact": Format(None, "exact", "f16"),
@@ -144,7 +146,15 @@ def best_tunings(path: Path, lines: Iterable[Line], *, threads: int, vocab_size:
 
 
 def compare(
-    ours: Worker, theirs: Worker, line: Line, tuning: dict[str, Any], *, pairs: int, vocab_size: int, peaks: Peaks
+    ours: Worker,
+    theirs: Worker,
+    line: Line,
+    tuning: dict[str, Any],
+    *,
+    pairs: int,
+    vocab_size: int,
+    peaks: Peaks,
+    is_fast: bool,
 ) -> Result:
     drawn = random_prompts(line, vocab_size)
     begin(ours, line, turns=pairs + 1)
@@ -162,7 +172,8 @@ def compare(
         worker.ask("end")
     ratio, low, high = spread([other / mine for mine, other in seconds])
     mine, other = (line.tokens_a_turn / median(side) for side in zip(*seconds, strict=True))
-    share = mine * max((weight_bytes + cache_bytes) / peaks.read_bytes_per_second, flops / peaks.flops_per_second)
+    _, flops_per_second = peaks.of_products(is_fast=is_fast)
+    share = mine * max((weight_bytes + cache_bytes) / peaks.read_bytes_per_second, flops / flops_per_second)
     return Result(line.name, mine, other, ratio, low, high, share, *memory, tuning)
 
 
@@ -217,7 +228,8 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = {"gorae": warm(weights.ours), "llama": warm(weights.theirs)}
     torch.set_num_threads(args.threads)
     peaks = measure_peaks()
-    rates = f"{peaks.read_bytes_per_second / 1e9:.1f} GB/s, {peaks.flops_per_second / 1e9:.0f} GFLOP/s"
+    int8 = f", int8 {peaks.int8_per_second / 1e9:.0f} GOP/s" if peaks.int8_per_second else ""
+    rates = f"{peaks.read_bytes_per_second / 1e9:.1f} GB/s, {peaks.flops_per_second / 1e9:.0f} GFLOP/s{int8}"
     print(f"{peaks.processor}, {peaks.threads} threads, kernels {peaks.kernels}: {rates}")
     print(f"{args.shape}, bits {args.bits}: {form.ours or 'stored'} in {form.mode} mode beside {form.theirs}")
     lines = [LINES[name] for name in args.only or LINES]
@@ -236,7 +248,8 @@ def main(arguments: list[str] | None = None) -> None:
                 load_seconds["llama"].append(theirs.load_seconds)
                 for line in alike:
                     options = {"pairs": args.pairs, "vocab_size": vocab_size, "peaks": peaks}
-                    results.append(compare(ours, theirs, line, tuned[line.name], **options))
+                    is_fast = form.mode == "fast"
+                    results.append(compare(ours, theirs, line, tuned[line.name], is_fast=is_fast, **options))
                     print_result(results[-1])
     told: dict[str, Any] = {"shape": args.shape, "bits": args.bits, "format": form, "peaks": asdict(peaks)}
     told |= {"lines": [asdict(one) for one in results], "load_seconds": load_seconds, "file_bytes": sizes}

@@ -1,6 +1,6 @@
 """Time the engine on a model, line by line, and say what share of this machine it reaches.
 
-The machine is measured first: how fast memory is read and how many float32 multiply-adds are done, with all threads.
+The machine is measured first: how fast memory is read and how many multiply-adds are done, with all threads.
 """
 
 import argparse
@@ -40,7 +40,8 @@ def tell(found: Peaks | Speed) -> None:
     """Print a figure as it comes."""
     if isinstance(found, Peaks):
         rates = f"reads {format_bytes(int(found.read_bytes_per_second))}/s, float32 {found.flops_per_second / 1e9:.0f}"
-        print(f"{found.processor}, {found.threads} threads, kernels {found.kernels}: {rates} GFLOP/s")
+        rates += f" GFLOP/s, int8 {found.int8_per_second / 1e9:.0f} GOP/s"
+        print(f"{found.processor}, {found.threads} threads, kernels {found.kernels}: {rates}")
         print(f"{'':<16} {'tokens/s':>9} {'weights':>9} {'cache':>9} {'GFLOP':>8}   share of")
     else:
         taken = (

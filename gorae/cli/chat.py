@@ -37,7 +37,10 @@ def run(args: argparse.Namespace) -> None:
         turns: list[dict] = []
         for question in [" ".join(args.question)] if args.question else questions(console):
             turns = [*(turns if args.remember else []), {"role": "user", "content": question}]
-            turns = [*turns, answer(client, turns, options, console)]
+            try:
+                turns = [*turns, answer(client, turns, options, console)]
+            except ClientError as error:  # the address of a server of our own tells nobody anything
+                raise ValueError(str(error).replace(url, str(args.model or url))) from error
 
 
 @contextmanager
@@ -69,17 +72,14 @@ def questions(console: Console):
 def answer(client: ChatClient, turns: list[dict], options: dict, console: Console) -> dict:
     """Print a reply as it comes, the answer on a line of its own; returns it as the next turn."""
     has_reasoning, deltas = False, []
-    try:
-        for delta in client.stream(turns, **options):
-            deltas.append(delta)
-            console.print(delta.reasoning, style="dim", end="")
-            if has_reasoning and delta.content:
-                console.print("\n")
-            has_reasoning = (has_reasoning or bool(delta.reasoning)) and not delta.content
-            console.print(delta.content, end="")
-            if delta.finish_reason == "length":
-                console.print("\n(cut off: question and reply fill all the model's positions)", style="dim", end="")
-    except ClientError as error:
-        raise ValueError(str(error)) from error
+    for delta in client.stream(turns, **options):
+        deltas.append(delta)
+        console.print(delta.reasoning, style="dim", end="")
+        if has_reasoning and delta.content:
+            console.print("\n")
+        has_reasoning = (has_reasoning or bool(delta.reasoning)) and not delta.content
+        console.print(delta.content, end="")
+        if delta.finish_reason == "length":
+            console.print("\n(cut off: question and reply fill all the model's positions)", style="dim", end="")
     console.print()
     return whole_reply(deltas).message

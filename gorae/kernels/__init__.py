@@ -8,12 +8,13 @@ gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` ro
 from gorae.kernels.attention import attention, cached_attention
 from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.experts import expert_mlp
+from gorae.kernels.gated_mlp import gated_mlp
 from gorae.kernels.head_linear import head_linear
 from gorae.kernels.linear import linear
 from gorae.kernels.log_softmax import log_softmax
 from gorae.kernels.paged_attention import paged_attention
 from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
-from gorae.kernels.peak import multiply_add
+from gorae.kernels.peak import multiply_add, multiply_add_bytes
 from gorae.kernels.rms_norm import rms_norm
 from gorae.kernels.rotary import rotary_angles, rotate
 from gorae.kernels.routing import Routing, expert_load, route
@@ -38,11 +39,13 @@ __all__ = [
     "cached_attention",
     "expert_load",
     "expert_mlp",
+    "gated_mlp",
     "head_linear",
     "kernels_in_use",
     "linear",
     "log_softmax",
     "multiply_add",
+    "multiply_add_bytes",
     "pack",
     "paged_attention",
     "panel_bytes",

@@ -31,6 +31,7 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,
     GORAE_SET::multiply_add,
+    GORAE_SET::multiply_add_bytes,
     GORAE_SET::panel_linear,
     GORAE_SET::panel_experts,
     GORAE_SET::log_softmax,

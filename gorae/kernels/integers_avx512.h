@@ -92,4 +92,16 @@ inline void dots_panel(const std::uint8_t* strip, const std::uint8_t* panel, lon
     for (int r = 0; r < ROWS; ++r) _mm512_storeu_ps(y + r * y_stride, total[r]);
 }
 
+// `rounds` times 12 · 64 products with nothing else to do.
+inline int products_of_bytes(long rounds) {
+    __m512i sum[12], left = _mm512_set1_epi8(3);
+    const __m512i right = _mm512_set1_epi8(-1);
+    for (int j = 0; j < 12; ++j) sum[j] = _mm512_set1_epi32(j);
+    for (long round = 0; round < rounds; ++round, left = _mm512_xor_si512(left, right))
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], left, right);
+    for (int j = 1; j < 12; ++j) sum[0] = _mm512_add_epi32(sum[0], sum[j]);
+    return _mm512_reduce_add_epi32(sum[0]);
+}
+
 }  // namespace gorae::GORAE_SET

@@ -16,7 +16,7 @@ import torch
 from gorae.checkpoint import Mode, load
 from gorae.config import Parameters, cache_bytes_per_token, count_parameters, forward_flops
 from gorae.engine import DECODED, LINES, Engine, Line, Trial, obstacle, random_prompts
-from gorae.kernels import kernels_in_use, multiply_add
+from gorae.kernels import kernels_in_use, multiply_add, multiply_add_bytes
 from gorae.model import weight_bytes_read
 from gorae.observe import HeldMemory, held_memory, memory_bytes, processor_name
 from gorae.recipes.machine import current_commit
@@ -34,6 +34,13 @@ class Peaks:
     kernels: str
     read_bytes_per_second: float
     flops_per_second: float  # float32
+    int8_per_second: float  # operations on 8-bit integers, which fast mode multiplies with
+
+    def of_products(self, *, is_fast: bool) -> tuple[str, float]:
+        """What the multiply-adds of a mode are held against, by name: most of fast mode's are of integers."""
+        if is_fast:
+            return "int8", self.int8_per_second
+        return "float32", self.flops_per_second
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Speed:
     flops_per_token: float
     share_of_reading: float
     share_of_flops: float
+    arithmetic: str  # what these FLOPs are held against: float32, or int8 in fast mode
 
     @property
     def share(self) -> float:
@@ -56,7 +64,7 @@ class Speed:
 
     @property
     def limit(self) -> str:
-        return "memory" if self.share == self.share_of_reading else "float32"
+        return "memory" if self.share == self.share_of_reading else self.arithmetic
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ def measure_peaks(seconds: float = 1.0) -> Peaks:
         numbers.sum()
         return numbers.nbytes
 
-    rates = best_rate(read, seconds), best_rate(multiply_add, seconds)
+    rates = (best_rate(work, seconds) for work in (read, multiply_add, multiply_add_bytes))
     return Peaks(processor_name(), torch.get_num_threads(), kernels_in_use(), *rates)
 
 
@@ -138,6 +146,7 @@ def time_line(engine: Engine, line: Line, peaks: Peaks, *, turns: int) -> Speed:
     rates = [line.tokens_a_turn / trial.turn(next(prompts)) for _ in range(turns)]
     engine.clear()
     middle = median(rates)
+    arithmetic, flops_per_second = peaks.of_products(is_fast=engine.runner.network.is_fast)
     weights, cache, flops = taken_per_token(engine, line)
     return Speed(
         line.name,
@@ -148,7 +157,8 @@ def time_line(engine: Engine, line: Line, peaks: Peaks, *, turns: int) -> Speed:
         cache,
         flops,
         middle * (weights + cache) / peaks.read_bytes_per_second,
-        middle * flops / peaks.flops_per_second,
+        middle * flops / flops_per_second,
+        arithmetic,
     )
 
 

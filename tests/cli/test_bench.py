@@ -8,10 +8,10 @@ from gorae.config import Parameters
 from gorae.observe import HeldMemory
 from gorae.recipes import Peaks, Speed, SpeedReport
 
-PEAKS = Peaks("a processor", 2, "avx2", 50e9, 200e9)
+PEAKS = Peaks("a processor", 2, "avx2", 50e9, 200e9, 400e9)
 SPEEDS = [
-    Speed("decode", 12.0, 11.0, 13.0, 1.5e9, 2e6, 8e8, 0.36, 0.05),
-    Speed("prefill 512", 90.0, 89.0, 91.0, 3e6, 5e5, 8e8, 0.1, 0.36),
+    Speed("decode", 12.0, 11.0, 13.0, 1.5e9, 2e6, 8e8, 0.36, 0.05, "int8"),
+    Speed("prefill 512", 90.0, 89.0, 91.0, 3e6, 5e5, 8e8, 0.1, 0.36, "int8"),
 ]
 
 
@@ -34,9 +34,9 @@ def asked(monkeypatch):
 def test_bench_prints_the_machine_the_lines_and_what_was_left_out(asked, capsys):
     assert main(["bench", "models/mine", "--mode", "fast", "--threads", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "a processor, 2 threads, kernels avx2: reads 50.0 GB/s, float32 200 GFLOP/s"
+    assert lines[0] == "a processor, 2 threads, kernels avx2: reads 50.0 GB/s, float32 200 GFLOP/s, int8 400 GOP/s"
     assert lines[2].split() == ["decode", "12.0", "1.50", "GB", "2.00", "MB", "0.8", "36%", "memory"]
-    assert lines[3].endswith("36% float32")
+    assert lines[3].endswith("36% int8")
     assert lines[4].split() == ["decode", "at", "2048", "takes", "2073", "tokens"]
     assert "1.00 kB anonymous, 3.00 kB" in lines[-1]
     assert asked == {"path": Path("models/mine"), "mode": "fast", "only": [], "turns": 3, "threads": 2}

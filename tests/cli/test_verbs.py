@@ -1,6 +1,7 @@
 """The verbs: what each hands to the room that does the work. The work itself is tested there, and in tests/journey."""
 
 import shlex
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
@@ -187,3 +188,29 @@ def test_thinking_and_not_thinking_at_once_is_refused(asked, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["chat", "--think", "--direct", "x"])
     assert exit_.value.code == 2
+
+
+def test_chat_names_the_model_it_has_loaded_and_not_the_address_of_its_own_server(monkeypatch, capsys):
+    chat = import_module("gorae.cli.chat")
+
+    @contextmanager
+    def served(path):
+        yield "http://127.0.0.1:4711/v1"
+
+    class Broken:
+        def __init__(self, url):
+            self.url = url
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def stream(self, _):
+            raise ClientError(f"{self.url} broke off the reply: the engine raised ValueError")
+
+    monkeypatch.setattr("gorae.recipes.served_model", served)
+    monkeypatch.setattr(chat, "ChatClient", Broken)
+    assert main(["chat", "hello", "--model", "models/whale"]) == 2
+    assert capsys.readouterr().err.startswith("gorae: models/whale broke off the reply")

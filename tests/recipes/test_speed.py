@@ -30,7 +30,7 @@ CONFIG = ModelConfig(
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "measure_peaks", lambda: Peaks("a processor", 1, "portable", 1e9, 2e9))
+    monkeypatch.setattr(speed, "measure_peaks", lambda: Peaks("a processor", 1, "portable", 1e9, 2e9, 4e9))
     save_model(tmp_path / "model", Network(CONFIG, seed=0))
     return tmp_path / "model"
 
@@ -84,3 +84,13 @@ def test_this_machine_is_measured():
     peaks = speed.measure_peaks(seconds=0.01)
     assert peaks.read_bytes_per_second > 0
     assert peaks.flops_per_second > 0
+    assert peaks.int8_per_second > 0
+
+
+def test_fast_mode_is_held_against_products_of_integers_where_there_are_any(folder):
+    (exact,) = measure_speed(folder, only=["decode"], turns=1).speeds
+    report = measure_speed(folder, mode="fast", only=["decode"], turns=1)
+    (fast,) = report.speeds
+    assert (exact.arithmetic, fast.arithmetic, report.mode) == ("float32", "int8", "fast")
+    assert fast.share_of_flops == pytest.approx(fast.tokens_per_second * fast.flops_per_token / 4e9)
+    assert fast.cache_bytes_per_token < exact.cache_bytes_per_token / 2
