@@ -1,5 +1,6 @@
-// Asking for memory before it is read, on x86. A product of few rows is bound by how fast panels come; one stream of
-// them, asked for 4 KB ahead, came faster than two or four side by side, and than what the processor asks for itself.
+// Asking for memory before it is read, on x86: a product of few rows is bound by how fast panels come. On a busy machine
+// a row read 2 MB pages at 80 to 90 % of what a plain sum over four streams did, and 4 KB pages at 60 to 70 %; how far
+// ahead one asks, or whether at all, changed less than the neighbours did. Several panels at once were slower.
 
 #pragma once
 

@@ -4,7 +4,8 @@
 //
 // Rounded rows lie in strips (strips.h), and a strip goes over a panel by the tiles of integers_*.h. Threads take runs
 // of panels, and parts of the strips where those are few. A strip of few rows is bound by the bytes of the panels, one
-// of many by the multiply-adds.
+// of many by the multiply-adds: one thread of a busy Zen 4 did 330 of 450 GOP/s with VNNI at 4 and 8 bits, and with AVX2
+// 150 of 220 at 4 bits and 110 at 8.
 
 #pragma once
 
