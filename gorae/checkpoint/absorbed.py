@@ -4,15 +4,14 @@ Keys are never expanded then: a query goes into the space of the latent, and wha
 values. The numbers are the same ones, in another order.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gorae.config import ModelConfig
-from gorae.kernels import Panels, Weight, bands
-from gorae.model import Network
+from gorae.kernels import Panels, bands
+from gorae.model import Network, absorbed_matrices
 
 
 class Absorbed(NamedTuple):
@@ -34,9 +33,7 @@ def absorbed_shapes(config: ModelConfig) -> tuple[tuple[int, int], tuple[int, in
 
 def absorbed(latent_up_HKVC: Tensor, config: ModelConfig) -> Absorbed:
     """The two matrices of an up-projection [H·(nope + V), C]."""
-    by_head = latent_up_HKVC.unflatten(0, (config.num_heads, -1))
-    key_HKC, value_HVC = by_head.split((config.nope_dim, config.value_dim), dim=1)
-    return Absorbed(key_HKC.transpose(1, 2).flatten(0, 1).contiguous(), value_HVC.flatten(0, 1).contiguous())
+    return Absorbed(*absorbed_matrices(latent_up_HKVC, config))
 
 
 def expanded(pair: Absorbed, config: ModelConfig) -> Tensor:
@@ -45,34 +42,11 @@ def expanded(pair: Absorbed, config: ModelConfig) -> Tensor:
     return torch.cat((key_HCK.transpose(1, 2), value_HVC), dim=1).flatten(0, 1)
 
 
-def absorb(network: Network) -> None:
-    """Give latent attention its two matrices in place of the up-projection: float32 or, if that is narrow, bfloat16.
-
-    FP8 with its scales has no type of its own that both matrices could have: it is rounded to bfloat16 here.
-    """
-    for attention in _latent_attentions(network):
-        pair = absorbed(_plain(attention.latent_up_HKVC), network.config)  # pyright: ignore[reportArgumentType]
-        attention.key_absorb_HCK, attention.value_up_HVC = pair
-    drop_expanded(network)
-
-
 def drop_expanded(network: Network) -> None:
     """Take the up-projection from latent attention that has what stands for it."""
-    for attention in _latent_attentions(network):
-        del attention.latent_up_HKVC
-
-
-def _latent_attentions(network: Network) -> Iterator[nn.Module]:
-    """Those that have the up-projection."""
-    yield from (module for module in network.modules() if hasattr(module, "latent_up_HKVC"))
-
-
-def _plain(weight: Weight) -> Tensor:
-    if isinstance(weight, Panels):
-        return unpacked(weight)
-    is_wide = isinstance(weight, Tensor) and weight.dtype in (torch.float32, torch.float16)
-    dtype = torch.float32 if is_wide else torch.bfloat16
-    return torch.cat([band.detach().to(dtype) for band in bands(weight)])
+    for attention in network.attentions():
+        if hasattr(attention, "latent_up_HKVC"):
+            del attention.latent_up_HKVC
 
 
 def unpacked(panels: Panels) -> Tensor:

@@ -45,8 +45,8 @@ class Inspection:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """What a token's keys and values take in memory, in the expanded form in which they are held."""
-        return cache_bytes_per_token(self.config)
+        """What a token's keys and values take in memory, in the form in which these weights are used."""
+        return cache_bytes_per_token(self.config, is_fast=self.is_fast)
 
     @property
     def latent_bytes_per_token(self) -> int | None:

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from gorae.checkpoint.absorbed import absorb
 from gorae.checkpoint.folder import settle
 from gorae.checkpoint.gguf_read import read_gguf, text_tokenizer
 from gorae.checkpoint.hub import resolve
@@ -17,7 +16,7 @@ from gorae.checkpoint.quantised import are_quantised, read_bits, told
 from gorae.checkpoint.shards import read_published
 from gorae.checkpoint.weights import fill_network, read_network
 from gorae.config import ModelConfig, from_published
-from gorae.model import Network
+from gorae.model import Network, made_fast
 from gorae.text import Tokenizer
 
 Held = Literal["stored", "float32"]
@@ -69,8 +68,7 @@ def load(path: str | PathLike[str], mode: Mode | None = None, *, weights: Held =
     network, tokenizer = _from_folder(found, mode, weights) if found.is_dir() else _from_gguf(found)
     require_fitting(tokenizer, network.config, found)
     if mode == "fast" and not network.is_fast:
-        absorb(network)
-        network.is_fast = True
+        made_fast(network)
     return Model(network.eval(), network.config, tokenizer)
 
 

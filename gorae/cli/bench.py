@@ -40,7 +40,7 @@ def tell(found: Peaks | Speed) -> None:
     """Print a figure as it comes."""
     if isinstance(found, Peaks):
         rates = f"reads {format_bytes(int(found.read_bytes_per_second))}/s, float32 {found.flops_per_second / 1e9:.0f}"
-        rates += " GFLOP/s" + (f", int8 {found.int8_per_second / 1e9:.0f} GOP/s" if found.int8_per_second else "")
+        rates += f" GFLOP/s, int8 {found.int8_per_second / 1e9:.0f} GOP/s"
         print(f"{found.processor}, {found.threads} threads, kernels {found.kernels}: {rates}")
         print(f"{'':<16} {'tokens/s':>9} {'weights':>9} {'cache':>9} {'GFLOP':>8}   share of")
     else:

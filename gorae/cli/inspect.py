@@ -30,7 +30,7 @@ def describe(found: Inspection) -> list[tuple[str, str]]:
         ("on the disk", f"{format_bytes(found.stored_bytes)}, {found.bits_per_weight:.2f} bits a parameter"),
         ("cache a token", format_bytes(found.cache_bytes_per_token)),
     ]
-    if found.latent_bytes_per_token is not None:
+    if found.latent_bytes_per_token is not None and not found.is_fast:
         lines.append(("latent a token, bfloat16", format_bytes(found.latent_bytes_per_token)))
     ways = [("as stored, to compute", found.stored_bytes), ("in float32, to train", found.network_bytes)]
     if found.is_fast:

@@ -5,6 +5,7 @@ from gorae.engine.engine import Engine, Event, ServableModel
 from gorae.engine.lines import DECODED, LINES, Line, Trial, obstacle, random_prompts
 from gorae.engine.request import Output, SamplingParams
 from gorae.engine.routings import Routings
+from gorae.engine.shortage import ShortageError
 
 __all__ = [
     "DECODED",
@@ -18,6 +19,7 @@ __all__ = [
     "Routings",
     "SamplingParams",
     "ServableModel",
+    "ShortageError",
     "Trial",
     "obstacle",
     "random_prompts",

@@ -25,11 +25,12 @@ from gorae.engine.routings import of_rows
 from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import draw
 from gorae.engine.scheduler import Reading, next_reading
+from gorae.engine.shortage import ShortageError, is_shortage
 from gorae.engine.spill import PageFolder
 from gorae.engine.weights import WeightsWatch, replace_weights
 from gorae.kernels import TILE_KEYS
 from gorae.model import Network
-from gorae.observe import memory_bytes
+from gorae.observe import log, memory_bytes
 from gorae.text import StreamDecoder, Tokenizer
 
 
@@ -209,7 +210,20 @@ class Engine:
         return bool(self.waiting or self.reading.requests or self.running)
 
     def step(self) -> list[Event]:
-        """One more token for every running request, after reading on in the prompts; returns the tokens sampled."""
+        """One more token for every running request, after reading on in the prompts; returns the tokens sampled.
+
+        Raises ShortageError where memory is short for one request alone, which is dropped.
+        """
+        try:
+            return self.advance()
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            self.run_fewer(error)
+            return []
+
+    def advance(self) -> list[Event]:
+        """The step itself: look, guess, write, read, draw, let go."""
         self.look_at_weights()
         self.keep_within_bounds()
         drafts = self.speculation.draft(self.running, partial(self.runner.has_room, self.reading.num_copied))
@@ -221,6 +235,24 @@ class Engine:
         for request in [request for request in self.running if request.finish_reason]:
             self.release(request)
         return events
+
+    def run_fewer(self, error: BaseException) -> None:
+        """Memory was short in a step: send all requests back to wait, and run half as many at once from now on."""
+        admitted = sorted((*self.running, *self.reading.requests), key=lambda request: request.request_id)
+        self.running, self.reading = [], Reading()
+        self.runner.clear()
+        self.speculation.clear()
+        if len(admitted) < 2:
+            number = admitted[0].request_id if admitted else 0
+            raise ShortageError(
+                f"request {number} was dropped, as there is no memory for it even alone ({error}); give the engine "
+                "less prefill_tokens or cache_tokens, or ask for less",
+                number,
+            ) from error
+        self.waiting.extendleft(reversed(admitted))
+        self.stats.preemptions += len(admitted)
+        self.max_batch = len(admitted) // 2
+        log(f"memory is short: the engine runs {self.max_batch} requests at once from now on")
 
     def look_at_weights(self) -> None:
         if self.watch.has_changed():

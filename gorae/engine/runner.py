@@ -15,6 +15,7 @@ from torch import Tensor
 from gorae.config import forward_flops
 from gorae.engine.passage import Passage
 from gorae.engine.prefixes import PrefixCache
+from gorae.engine.shortage import is_shortage
 from gorae.engine.spill import PageFolder, fingerprint_of, page_keys
 from gorae.kernels import TILE_KEYS, log_softmax
 from gorae.model import Cache, Network
@@ -47,7 +48,15 @@ class Runner:
 
     def clear(self) -> None:
         """Free all rows and forget all prefixes."""
-        self.cache = Cache(self.network.config, num_pages=self.num_pages, is_fast=self.network.is_fast)
+        try:
+            self.cache = Cache(self.network.config, num_pages=self.num_pages, is_fast=self.network.is_fast)
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+            num_tokens = self.num_pages * TILE_KEYS
+            raise MemoryError(
+                f"there is no memory for a cache of {num_tokens} tokens ({error}); give fewer cache_tokens"
+            ) from error
         self.prefixes = PrefixCache(self.cache.book)
         self.num_running = 0
         self.reading: list[tuple[int, ...]] = []

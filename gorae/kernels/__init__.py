@@ -8,6 +8,7 @@ gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` ro
 from gorae.kernels.attention import attention, cached_attention
 from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.experts import expert_mlp
+from gorae.kernels.gated_mlp import gated_mlp
 from gorae.kernels.head_linear import head_linear
 from gorae.kernels.linear import linear
 from gorae.kernels.log_softmax import log_softmax
@@ -38,6 +39,7 @@ __all__ = [
     "cached_attention",
     "expert_load",
     "expert_mlp",
+    "gated_mlp",
     "head_linear",
     "kernels_in_use",
     "linear",

@@ -139,18 +139,20 @@ inline void dots_panel(const std::uint8_t* strip, const std::uint8_t* panel, lon
     }
 }
 
-// For peak/cpu.cc: multiply-adds of bytes on registers alone, in chains enough to hide their latency.
-constexpr long PRODUCTS_A_ROUND = 12 * 32;
-inline int multiply_bytes(long rounds) {
-    const __m256i bytes = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
-    __m256i sum[12];
-    for (int j = 0; j < 12; ++j) sum[j] = _mm256_set1_epi32(j);
-    for (long round = 0; round < rounds; ++round)
+// `rounds` times 12 · 64 products with nothing else to do.
+inline int products_of_bytes(long rounds) {
+    __m256i sum[12], left = _mm256_set1_epi8(3);
+    const __m256i ones = _mm256_set1_epi8(-1), one = _mm256_set1_epi8(1);
+    for (int j = 0; j < 12; ++j) sum[j] = _mm256_set1_epi16(static_cast<short>(j));
+    for (long round = 0; round < 2 * rounds; ++round, left = _mm256_xor_si256(left, ones))
 #pragma GCC unroll 12
-        for (int j = 0; j < 12; ++j)
-            sum[j] = _mm256_add_epi32(bytes, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, sum[j]), ones));
-    for (int j = 1; j < 12; ++j) sum[0] = _mm256_add_epi32(sum[0], sum[j]);
-    return _mm256_extract_epi32(sum[0], 0);
+        for (int j = 0; j < 12; ++j) {
+            __m256i right = one;
+            asm volatile("" : "+x"(right));  // or the compiler makes one product of twelve
+            sum[j] = _mm256_add_epi16(sum[j], _mm256_maddubs_epi16(left, right));
+        }
+    for (int j = 1; j < 12; ++j) sum[0] = _mm256_add_epi16(sum[0], sum[j]);
+    return _mm256_extract_epi16(sum[0], 0);
 }
 
 }  // namespace gorae::GORAE_SET

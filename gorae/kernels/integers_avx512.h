@@ -92,17 +92,16 @@ inline void dots_panel(const std::uint8_t* strip, const std::uint8_t* panel, lon
     for (int r = 0; r < ROWS; ++r) _mm512_storeu_ps(y + r * y_stride, total[r]);
 }
 
-// For peak/cpu.cc: multiply-adds of bytes on registers alone, in chains enough to hide their latency.
-constexpr long PRODUCTS_A_ROUND = 12 * 64;
-inline int multiply_bytes(long rounds) {
-    const __m512i bytes = _mm512_set1_epi8(1);
-    __m512i sum[12];
+// `rounds` times 12 · 64 products with nothing else to do.
+inline int products_of_bytes(long rounds) {
+    __m512i sum[12], left = _mm512_set1_epi8(3);
+    const __m512i right = _mm512_set1_epi8(-1);
     for (int j = 0; j < 12; ++j) sum[j] = _mm512_set1_epi32(j);
-    for (long round = 0; round < rounds; ++round)
+    for (long round = 0; round < rounds; ++round, left = _mm512_xor_si512(left, right))
 #pragma GCC unroll 12
-        for (int j = 0; j < 12; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], bytes, sum[j]);
+        for (int j = 0; j < 12; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], left, right);
     for (int j = 1; j < 12; ++j) sum[0] = _mm512_add_epi32(sum[0], sum[j]);
-    return _mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0]));
+    return _mm512_reduce_add_epi32(sum[0]);
 }
 
 }  // namespace gorae::GORAE_SET

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <memory>
 #include <tuple>
+#include <vector>
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/tuple.h>
@@ -238,7 +239,7 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
     set.def(
         "multiply_add_bytes",
         [&operations](long rounds, Address results, int threads) {
-            return operations.multiply_add_bytes(rounds, reinterpret_cast<float*>(results), threads);
+            operations.multiply_add_bytes(rounds, reinterpret_cast<float*>(results), threads);
         },
         Release());
     set.def(
@@ -249,6 +250,20 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                                      reinterpret_cast<const std::uint8_t*>(panels), bits, outputs,
                                      reinterpret_cast<float*>(y)},
                                     threads);
+        },
+        Release());
+    set.def(
+        "panel_mlp",
+        [&operations](Address x, long rows, long width, long x_stride, long inner, Address gate, Address up,
+                      Address down, int bits, int down_bits, Address y, int threads) {
+            const std::vector<std::int64_t> chosen(rows, 0), matrices{static_cast<std::int64_t>(gate),
+                                                                      static_cast<std::int64_t>(up),
+                                                                      static_cast<std::int64_t>(down)};
+            const std::vector<float> weights(rows, 1.0f);
+            operations.panel_experts({matrix<const float>(x, rows, width, x_stride), chosen.data(), weights.data(), 1,
+                                      1, inner, &matrices[0], &matrices[1], &matrices[2], bits, down_bits,
+                                      matrix<float>(y, rows, width, width)},
+                                     threads);
         },
         Release());
     set.def(

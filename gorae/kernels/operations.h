@@ -226,7 +226,7 @@ struct Operations {
     void (*swiglu)(const float* gate, const float* up, float* y, long count, int threads);
     // the most a processor can do (peak/cpu.cc)
     void (*multiply_add)(long rounds, float* results, int threads);
-    long (*multiply_add_bytes)(long rounds, float* results, int threads);
+    void (*multiply_add_bytes)(long rounds, float* results, int threads);
     // y = x Wᵀ and the routed experts, with weights of few bits and inputs rounded to 8
     void (*panel_linear)(const PanelLinear& job, int threads);
     void (*panel_experts)(const PanelExperts& job, int threads);

@@ -62,19 +62,19 @@ def kind_of(weight: Weight | None) -> int | None:
     return None
 
 
-def place_of(weight: Weight) -> Place:
-    """Of a weight that has a kind and contiguous rows."""
+def place_of(weight: Weight) -> tuple[int, int, int, int]:
+    """Of a weight that has a kind and contiguous rows; a plain tuple, since this is asked at every product."""
     if isinstance(weight, Tensor):
-        return Place(weight.data_ptr(), 0, weight.stride(0))
+        return weight.data_ptr(), 0, weight.stride(0), 0
     if isinstance(weight, Panels):
-        return Place(weight.packed.data_ptr())
-    return Place(weight.values.data_ptr(), weight.scales.data_ptr(), weight.values.stride(0), weight.scales.stride(0))
+        return weight.packed.data_ptr(), 0, 0, 0
+    return weight.values.data_ptr(), weight.scales.data_ptr(), weight.values.stride(0), weight.scales.stride(0)
 
 
 def with_contiguous_rows(weight: Weight) -> Weight:
     """`weight`, or a copy of it that a kernel can read."""
     if isinstance(weight, Tensor):
-        return weight if weight.stride(1) == 1 else weight.contiguous()
+        return weight if weight.is_contiguous() or weight.stride(1) == 1 else weight.contiguous()
     if isinstance(weight, Panels):
         return weight if weight.packed.is_contiguous() else weight._replace(packed=weight.packed.contiguous())
     if weight.values.stride(1) == 1 and weight.scales.stride(1) == 1 and weight.scales.dtype == torch.float32:

@@ -1,6 +1,7 @@
 """The one network: latent attention, routed experts, multi-token prediction. Knows no rank, no request, no file."""
 
 from gorae.model.cache import Cache, pages_for
+from gorae.model.mla import absorbed_matrices
 from gorae.model.moe import MixtureOfExperts
 from gorae.model.network import Features, Network, made_fast
 from gorae.model.pages import PageBook
@@ -12,6 +13,7 @@ __all__ = [
     "MixtureOfExperts",
     "Network",
     "PageBook",
+    "absorbed_matrices",
     "made_fast",
     "pages_for",
     "weight_bytes_read",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gorae.config import ModelConfig
-from gorae.kernels import Routing, expert_mlp, linear, route, swiglu
+from gorae.kernels import Routing, expert_mlp, gated_mlp, linear, route, swiglu
 from gorae.model.bias import bias, shifted
 
 
@@ -24,6 +24,8 @@ class SwiGLU(nn.Module):
         self.down_bias_D = bias(model_dim, biased)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.gate_bias_F is None and self.up_bias_F is None and self.down_bias_D is None:
+            return gated_mlp(x, self.gate_FD, self.up_FD, self.down_DF)
         gate, up = linear(x, self.gate_FD), linear(x, self.up_FD)
         hidden = swiglu(shifted(gate, self.gate_bias_F), shifted(up, self.up_bias_F))
         return shifted(linear(hidden, self.down_DF), self.down_bias_D)

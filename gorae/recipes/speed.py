@@ -34,13 +34,11 @@ class Peaks:
     kernels: str
     read_bytes_per_second: float
     flops_per_second: float  # float32
-    int8_per_second: float | None  # operations on 8-bit integers; None where no kernel has instructions for them
+    int8_per_second: float  # the same with integers of 8 bits
 
     def of_products(self, *, is_fast: bool) -> tuple[str, float]:
         """What the multiply-adds of a mode are held against, by name: most of fast mode's are of integers."""
-        if is_fast and self.int8_per_second is not None:
-            return "int8", self.int8_per_second
-        return "float32", self.flops_per_second
+        return ("int8", self.int8_per_second) if is_fast else ("float32", self.flops_per_second)
 
 
 @dataclass(frozen=True)
@@ -125,8 +123,7 @@ def measure_peaks(seconds: float = 1.0) -> Peaks:
         numbers.sum()
         return numbers.nbytes
 
-    int8 = best_rate(multiply_add_bytes, seconds) if multiply_add_bytes() else None
-    rates = best_rate(read, seconds), best_rate(multiply_add, seconds), int8
+    rates = (best_rate(work, seconds) for work in (read, multiply_add, multiply_add_bytes))
     return Peaks(processor_name(), torch.get_num_threads(), kernels_in_use(), *rates)
 
 

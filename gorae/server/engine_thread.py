@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Protocol
 
-from gorae.engine import SamplingParams
+from gorae.engine import SamplingParams, ShortageError
 from gorae.observe import log
 
 
@@ -53,7 +53,7 @@ class QueueFullError(Exception):
 
 
 class EngineFailedError(Exception):
-    """The engine raised during a step; its state is unknown, so nothing more is asked of it."""
+    """The engine raised during a step; unless memory was short for this request alone, nothing more is asked of it."""
 
 
 class Generation:
@@ -159,13 +159,20 @@ class EngineThread:
             while not self._closing:
                 self._obey(wait=not self._engine.has_work)
                 if self._engine.has_work and not self._closing:
-                    self._deliver(self._engine.step())
+                    self._step()
         except Exception as error:
             # A ValueError is worded for people; of anything else they have to find the place.
             is_told = isinstance(error, ValueError) and not sys.flags.dev_mode
             reason = f": {error}" if is_told else f"\n{traceback.format_exc()}"
             log(f"the engine failed and answers no more requests{reason}")
             self._loop.call_soon_threadsafe(self._fail, error)
+
+    def _step(self) -> None:
+        try:
+            self._deliver(self._engine.step())
+        except ShortageError as error:  # of one request; the engine has dropped it
+            if generation := self._admitted.pop(error.request_id, None):
+                self._loop.call_soon_threadsafe(generation.receive, EngineFailedError(str(error)))
 
     def _obey(self, *, wait: bool) -> None:
         if wait:

@@ -51,7 +51,7 @@ BOUND = 600_000_000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to", ["fp8", "gguf-q8_0"])
+@pytest.mark.parametrize("to", ["fp8", "gguf-q8_0", "mixed"])
 def test_the_memory_of_a_conversion_is_that_of_a_tensor(source, to, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     target = source.with_name("new.gguf" if to.startswith("gguf") else "new")

@@ -287,7 +287,7 @@ def test_logits_are_near_the_original_and_nearer_to_the_numbers_packed(tmp_path,
 
 
 @pytest.mark.parametrize("to", QUANTISED)
-@pytest.mark.parametrize("config", [QWEN, LLAMA], ids=["qwen2", "llama"])
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_the_engine_says_greedily_what_the_logits_say(tmp_path, config, to):
     convert(saved(tmp_path / "source", config), tmp_path / "new", to)
     model = load(tmp_path / "new")
@@ -324,9 +324,9 @@ def test_an_unquantised_network_in_fast_mode_has_its_weights_and_the_absorbed_fo
     assert isinstance(network.norm_D, Tensor)
     if config.latent_dim is not None:
         wide = load(path, weights="float32") if held != "gguf" else load(path)
-        wanted = torch.float32 if held in ("f32", "gguf", "float32") else torch.bfloat16
+        wanted = torch.bfloat16 if held == "bf16" else torch.float32
         for block, before in zip(network.blocks, wide.network.blocks, strict=True):
-            expected = absorbed(before.attention.latent_up_HKVC.detach(), config)
+            expected = absorbed(before.attention.latent_up_HKVC, config)
             found = (block.attention.key_absorb_HCK, block.attention.value_up_HVC)
             assert all(one.dtype == wanted for one in found)
             assert all(torch.equal(one, two.to(wanted)) for one, two in zip(found, expected, strict=True))
@@ -490,6 +490,7 @@ def test_inspecting_tells_bits_and_bytes_by_kind(tmp_path):
     assert {type_name for (kind, type_name) in found.bytes_of if kind == "absorbed"} == {"8-bit panels"}
     assert found.stored_bytes == sum(tensor.nbytes for tensor in tensors_in(tmp_path / "new").values())
     assert found.is_fast
+    assert found.cache_bytes_per_token == found.latent_bytes_per_token == 2 * 3 * (40 + 6)
     assert not inspect(tmp_path / "source").is_fast
 
 

@@ -92,13 +92,14 @@ def test_neighbours_without_a_constraint_are_left_alone(model, prompts):
 def test_with_speculation_and_preemption_the_same_bits(tokenizer, model, options):
     config = replace(model.config, num_mtp_modules=1)
     drafting = Model(Network(config, seed=1).eval(), config, tokenizer)
-    asked = [  # thinking that says one thing over and over
-        SamplingParams(max_tokens=80, constraint=person(mode), seed=seed, logit_bias={8: 6.0})
+    bias = {8: 6.0, tokenizer.end_think_id: -100.0}  # thinking that says one thing over and over
+    asked = [
+        SamplingParams(max_tokens=80, constraint=person(mode), seed=seed, logit_bias=bias)
         for seed, mode in enumerate(("think", "think", "direct", "free"))
     ]
     prompts = [[5, 6, 7 + number] for number in range(4)]
     expected = Engine(drafting).generate(prompts, asked)
-    engine = Engine(drafting, cache_tokens=160, **options)
+    engine = Engine(drafting, cache_tokens=128, **options)
     assert engine.generate(prompts, asked) == expected
     assert engine.stats.preemptions > 0
     assert options["speculation"] == "auto" or engine.stats.accepted > 0

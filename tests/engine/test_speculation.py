@@ -129,7 +129,7 @@ def long_replies(models):
 
 
 @pytest.mark.parametrize("mode", ["ngram", "mtp", "auto"])
-@pytest.mark.parametrize(("cache_tokens", "prefix_cache"), [(256, False), (384, True)])
+@pytest.mark.parametrize(("cache_tokens", "prefix_cache"), [(192, False), (224, True)])
 def test_under_preemption_too(models, long_replies, mode, cache_tokens, prefix_cache):
     engine = engine_of(models["v3"], mode, cache_tokens=cache_tokens, prefix_cache=prefix_cache)
     assert engine.generate(PROMPTS[:5], LONG) == long_replies
@@ -255,6 +255,24 @@ def test_random_operations_leave_nothing_behind_and_every_reply_is_the_one_witho
         assert not any(vars(drafter).get(name) for name in ("texts", "requests", "unread"))
     module = engine.speculation.module
     assert module is None or module.cache.num_rows == module.cache.book.num_used == 0
+
+
+@pytest.mark.parametrize("mode", ["ngram", "mtp"])
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 7])
+def test_a_cancel_while_guesses_are_tried_or_a_neighbour_is_read_changes_nothing_else(models, mode, num_steps):
+    params = SamplingParams(max_tokens=40, temperature=0.0)
+    prompts = [PROMPTS[0], PROMPTS[7] * 2, PROMPTS[3]]
+    expected = Engine(models["v3"]).generate(prompts, params)
+    engine = Engine(models["v3"], speculation=mode, prefill_tokens=32)
+    ids, tokens = [engine.add(prompt, params) for prompt in prompts], defaultdict(list)
+    for step in range(100):
+        if step == num_steps:
+            engine.cancel(ids[0])
+        for event in engine.step():
+            assert step < num_steps or event.request_id != ids[0]
+            tokens[event.request_id].append(event.token_id)
+    assert [tokens[ids[1]], tokens[ids[2]]] == [output.token_ids for output in expected[1:]]
+    assert engine.runner.cache.num_rows == 0
 
 
 @torch.no_grad()

@@ -141,3 +141,15 @@ def test_a_token_does_not_depend_on_the_tokens_beside_it_nor_on_threads(doors, n
         assert torch.equal(doors.expert_mlp(x[part], experts[part], shares[part], *held)[0], y[token])
     assert torch.equal(doors.expert_mlp(x[5:12], experts[5:12], shares[5:12], *held), y[5:12])
     assert doors.expert_mlp(x[:0], experts[:0], shares[:0], *held).shape == (0, size[2])
+
+
+@pytest.mark.parametrize("bits", [None, (4, 4, 4), (8, 8, 8), (4, 4, 8), (4, 8, 4), (16, 16, 8)])
+@pytest.mark.parametrize("num_rows", [0, 1, 30])
+def test_a_gated_mlp_has_the_bits_of_its_products(doors, normal, num_rows, bits):
+    drawn, x = [normal(40, 65), normal(40, 65), normal(65, 40)], normal(2, num_rows, 65)
+    weights = drawn if bits is None else [pack(one, each) for one, each in zip(drawn, bits, strict=True)]
+    gate, up, down = weights
+    y = doors.gated_mlp(x, *weights)
+    assert y.shape == x.shape
+    assert torch.equal(y, doors.linear(swiglu(doors.linear(x, gate), doors.linear(x, up)), down))
+    assert torch.equal(doors.gated_mlp(x[:, :1], *weights), y[:, :1])

@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from gorae.engine import ShortageError
 from gorae.server import create_api
 
 QUESTION = [{"role": "user", "content": "3에서 5를 더하면?"}]
@@ -227,6 +228,22 @@ def test_an_engine_that_fails_answers_everyone_with_an_error(start, script, capf
     assert later.status_code == 500
     assert later.json()["error"]["type"] == "server_error"
     assert "RuntimeError: the weights caught fire" in capfd.readouterr().err
+
+
+def test_a_request_without_memory_gets_an_error_and_the_server_goes_on(start, script, monkeypatch):
+    engine = script()
+
+    def drop():
+        monkeypatch.undo()
+        engine.cancel(0)
+        raise ShortageError("request 0 was dropped, as there is no memory for it even alone", 0)
+
+    url = start(engine)
+    monkeypatch.setattr(engine, "step", drop)
+    dropped = ask(url)
+    assert dropped.status_code == 500
+    assert "no memory for it even alone" in dropped.json()["error"]["message"]
+    assert ask(url).status_code == 200
 
 
 def test_requests_at_the_same_time_do_not_mix(start, script):

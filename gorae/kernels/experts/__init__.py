@@ -26,7 +26,7 @@ def expert_mlp(
     if native is None:
         return expert_mlp_reference(x, experts, weights, gate, up, down)
     if isinstance(gate, HeldExperts) and isinstance(up, HeldExperts) and isinstance(down, HeldExperts):
-        if are_few_bits(gate, up, down):
+        if are_few_bits(gate.panels, up.panels, down.panels):
             return expert_mlp_quantised(native, x, experts, weights, gate, up, down)
         if wants_gradient(x, weights):
             return expert_mlp_reference(x, experts, weights, gate, up, down)

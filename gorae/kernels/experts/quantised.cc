@@ -13,7 +13,7 @@
 namespace gorae::GORAE_SET {
 
 constexpr long CHOICES_AT_ONCE = 8192;  // whose rounded rows are held
-constexpr long FEW_CHOICES = 128;       // whose outputs by many panels stay in the first caches
+constexpr long OUTPUTS_AT_HAND = 1 << 17;  // until they are added: half a megabyte
 constexpr long GROUPS_OF_A_TASK = 4;    // of 32 hidden numbers
 
 // Sorted rows `first` to `first + rows` of an expert.
@@ -110,8 +110,9 @@ inline void some_tokens(const PanelExperts& job, int threads) {
     });
 
     const long num_panels = blocks_of(width, 16);
-    // many outputs a panel are held until they are added
-    const long at_once = num_choices > FEW_CHOICES ? 2 : least(MOST_PANELS, blocks_of(num_panels, 4 * threads));
+    const PanelMatrix one_down{nullptr, job.down_bits, width, job.inner};
+    const long wanted = panels_of_a_task(one_down, num_panels, num_strips == sorted.num_chosen, threads);
+    const long at_once = std::clamp(OUTPUTS_AT_HAND / (16 * std::max(1l, num_choices)), 1l, wanted);
     share(blocks_of(num_panels, at_once), threads, [&](long task) {
         const long first = task * at_once, last = least(first + at_once, num_panels), stride = at_once * 16;
         float* outputs = scratch(PANELS, num_choices * stride);

@@ -1,11 +1,13 @@
-"""`expert_mlp` by the compiled kernel of panels of 4 and 8 bits (quantised.cc)."""
+"""`expert_mlp` and `gated_mlp` by the compiled kernel of panels of 4 and 8 bits (quantised.cc)."""
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gorae.kernels.backend import in_rows, row_stride
+from gorae.kernels.panels import Panels
 from gorae.kernels.weights import HeldExperts
 
 
@@ -41,9 +43,31 @@ def expert_mlp_quantised(
     return y
 
 
-def are_few_bits(gate: HeldExperts, up: HeldExperts, down: HeldExperts) -> bool:
+def gated_mlp_quantised(native: Any, x: Tensor, gate: Panels, up: Panels, down: Panels) -> Tensor:
+    """One expert for all rows of x, without a weight."""
+    x = in_rows(x)
+    width, inner = x.shape[-1], gate.shape[0]
+    assert (gate.shape[1], *down.shape) == (width, width, inner), f"x is {width} wide, gate is {tuple(gate.shape)}"
+    y = torch.empty(x.shape)
+    native.panel_mlp(
+        x.data_ptr(),
+        prod(x.shape[:-1]),
+        width,
+        row_stride(x),
+        inner,
+        gate.packed.data_ptr(),
+        up.packed.data_ptr(),
+        down.packed.data_ptr(),
+        gate.bits,
+        down.bits,
+        y.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def are_few_bits(gate: Panels | None, up: Panels | None, down: Panels | None) -> bool:
     """Whether all are panels of 4 or 8 bits, gate and up of the same ones."""
-    if gate.panels is None or up.panels is None or down.panels is None:
+    if gate is None or up is None or down is None:
         return False
-    bits, shape = gate.panels.bits, gate.panels.shape
-    return (bits, shape) == up.panels[1:] and max(bits, down.panels.bits) < 16 and down.panels.packed.is_cpu
+    return gate[1:] == up[1:] and max(gate.bits, down.bits) < 16 and down.packed.is_cpu

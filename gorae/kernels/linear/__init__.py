@@ -9,7 +9,7 @@ from gorae.kernels.linear.cpu import linear_cpu
 from gorae.kernels.linear.quantised import linear_quantised
 from gorae.kernels.linear.reference import linear_reference
 from gorae.kernels.panels import Panels
-from gorae.kernels.weights import BlockScaled, bands, kind_of
+from gorae.kernels.weights import FLOAT32, BlockScaled, bands, kind_of
 
 
 def linear(
@@ -25,6 +25,7 @@ def linear(
     native = native_for(x)
     if native is None:
         return linear_reference(x, weight)
-    if kind_of(weight) is not None:
-        return linear_cpu(native, x, weight)
-    return torch.cat([linear_cpu(native, x, band) for band in bands(weight)], dim=-1)
+    kind = kind_of(weight)
+    if kind is not None:
+        return linear_cpu(native, x, weight, kind)
+    return torch.cat([linear_cpu(native, x, band, FLOAT32) for band in bands(weight)], dim=-1)

@@ -24,7 +24,7 @@ class NativeLogSoftmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (y,) = ctx.saved_tensors
-        return None, torch.addcmul(grad, y.exp(), grad.sum(-1, keepdim=True), value=-1)
+        return None, torch.ops.aten._log_softmax_backward_data(grad, y, -1, grad.dtype)
 
 
 def log_shares(native: Any, logits: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -28,9 +29,7 @@ class NativeSwiglu(torch.autograd.Function):
 
 def swiglu_gradients(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Of gate and up, for the gradient of silu(gate) · up."""
-    share = gate.sigmoid()
-    silu = gate * share
-    return (share + silu * (1 - share)).mul_(up).mul_(grad), silu.mul_(grad)
+    return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
 
 
 def gated(native: Any, gate: Tensor, up: Tensor) -> Tensor:
