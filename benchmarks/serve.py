@@ -228,8 +228,8 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = {"gorae": warm(weights.ours), "llama": warm(weights.theirs)}
     torch.set_num_threads(args.threads)
     peaks = measure_peaks()
-    int8 = f", int8 {peaks.int8_per_second / 1e9:.0f} GOP/s" if peaks.int8_per_second else ""
-    rates = f"{peaks.read_bytes_per_second / 1e9:.1f} GB/s, {peaks.flops_per_second / 1e9:.0f} GFLOP/s{int8}"
+    rates = f"{peaks.read_bytes_per_second / 1e9:.1f} GB/s, {peaks.flops_per_second / 1e9:.0f} GFLOP/s"
+    rates += f", int8 {peaks.int8_per_second / 1e9:.0f} GOP/s"
     print(f"{peaks.processor}, {peaks.threads} threads, kernels {peaks.kernels}: {rates}")
     print(f"{args.shape}, bits {args.bits}: {form.ours or 'stored'} in {form.mode} mode beside {form.theirs}")
     lines = [LINES[name] for name in args.only or LINES]

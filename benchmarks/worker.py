@@ -62,5 +62,5 @@ class Worker:
 
 def spread(ratios: Sequence[float]) -> tuple[float, float, float]:
     """The median and the quartiles of what pairs of turns gave."""
-    low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
+    low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else (ratios[0],) * 3
     return median(ratios), low, high

@@ -12,6 +12,7 @@
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns of its own intrinsics
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
 #ifdef __clang__

@@ -34,13 +34,11 @@ class Peaks:
     kernels: str
     read_bytes_per_second: float
     flops_per_second: float  # float32
-    int8_per_second: float  # operations on 8-bit integers, which fast mode multiplies with
+    int8_per_second: float  # the same with integers of 8 bits
 
     def of_products(self, *, is_fast: bool) -> tuple[str, float]:
         """What the multiply-adds of a mode are held against, by name: most of fast mode's are of integers."""
-        if is_fast:
-            return "int8", self.int8_per_second
-        return "float32", self.flops_per_second
+        return ("int8", self.int8_per_second) if is_fast else ("float32", self.flops_per_second)
 
 
 @dataclass(frozen=True)
