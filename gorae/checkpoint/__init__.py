@@ -4,6 +4,7 @@ Nouns: `Model`, which `load` returns; training state, which is named tensors and
 live in `names.py`, those of GGUF in `gguf_names.py`. Knows no training and no request.
 """
 
+from gorae.checkpoint.closeness import MOST_TOKENS, Closeness, compare
 from gorae.checkpoint.convert import convert
 from gorae.checkpoint.convert_gguf import convert_to_gguf
 from gorae.checkpoint.convert_record import ConversionError
@@ -19,11 +20,14 @@ from gorae.checkpoint.state import load_state, save_state
 
 __all__ = [
     "MAX_SHARD_BYTES",
+    "MOST_TOKENS",
+    "Closeness",
     "ConversionError",
     "GgufFile",
     "Inspection",
     "Mode",
     "Model",
+    "compare",
     "convert",
     "convert_to_gguf",
     "inspect",

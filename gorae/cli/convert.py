@@ -10,14 +10,16 @@ from pathlib import Path
 
 from gorae.checkpoint import (
     MAX_SHARD_BYTES,
+    MOST_TOKENS,
+    Closeness,
     ConversionError,
+    compare,
     convert,
     convert_to_gguf,
     load,
     load_tokenizer,
     resolve,
 )
-from gorae.evals import MOST_TOKENS, Closeness, compare
 
 FOLDERS = ("mixed", "int4", "int8", "bf16-panels", "fp8", "bf16", "f32")
 GGUF = ("gguf-f16", "gguf-q8_0", "gguf-q4_0")

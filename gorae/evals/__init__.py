@@ -1,20 +1,14 @@
-"""Measuring a model: sampling and grading sealed items, the statistics of the result, reports, pictures.
+"""Measuring a model: sampling and grading sealed items, the statistics of the result, reports, pictures."""
 
-And how near one network's predictions are to another's."""
-
-from gorae.evals.closeness import MOST_TOKENS, Closeness, compare
 from gorae.evals.curves import draw_curves
 from gorae.evals.report import evaluation_markdown, print_table, write_report
 from gorae.evals.run import Evaluation, Sample, evaluate
 from gorae.evals.statistics import bootstrap_interval, majority_vote, median_of_seeds
 
 __all__ = [
-    "MOST_TOKENS",
-    "Closeness",
     "Evaluation",
     "Sample",
     "bootstrap_interval",
-    "compare",
     "draw_curves",
     "evaluate",
     "evaluation_markdown",

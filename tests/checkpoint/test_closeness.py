@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from gorae.checkpoint import Closeness, compare
+from gorae.checkpoint import closeness as closeness_module
 from gorae.config import ModelConfig
-from gorae.evals import Closeness, compare
-from gorae.evals import closeness as closeness_module
 from gorae.model import Network
 
 CONFIG = ModelConfig.dense(
