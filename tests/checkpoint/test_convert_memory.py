@@ -54,7 +54,7 @@ BOUND = 600_000_000
 @pytest.mark.parametrize("to", ["fp8", "gguf-q8_0", "mixed"])
 def test_the_memory_of_a_conversion_is_that_of_a_tensor(source, to, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    target = source.with_name("new.gguf" if to.startswith("gguf") else "new")
+    target = source.with_name(f"{to}.gguf" if to.startswith("gguf") else to)
     peak = peak_of([sys.executable, "-m", "gorae.cli", "convert", str(source), str(target), "--to", to])
     assert target.exists()
     assert peak.anonymous_bytes < BOUND, f"{peak.anonymous_bytes / 1e6:.0f} MB of {to}"
