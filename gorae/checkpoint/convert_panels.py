@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from gorae.checkpoint.absorbed import absorbed, absorbed_shapes
+from gorae.checkpoint.absorbed import absorbed_shapes
 from gorae.checkpoint.convert_formats import Made, error_of, plain
 from gorae.checkpoint.convert_source import Source
 from gorae.checkpoint.fp8 import read_widened
@@ -22,6 +22,7 @@ from gorae.checkpoint.quantised import (
 from gorae.checkpoint.safetensors import Layout
 from gorae.checkpoint.shards import Tensors
 from gorae.kernels import pack
+from gorae.model import absorbed_matrices
 
 
 class InPanels:
@@ -61,7 +62,7 @@ class InPanels:
                 yield Made(new, plain(source, new, layouts[new].dtype))
             return
         weight = read_widened(source, name)
-        parts = absorbed(weight, self._config) if self._is_split(name) else (weight,)
+        parts = absorbed_matrices(weight, self._config) if self._is_split(name) else (weight,)
         for new, part in zip(layouts, parts, strict=True):
             bits = bits_of(new, self._bits)
             assert bits is not None, f"{new} is half of what is in panels"

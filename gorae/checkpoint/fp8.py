@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gorae.checkpoint.safetensors import Layout
 from gorae.checkpoint.shards import Shards, Tensors
-from gorae.kernels import BLOCK, BlockScaled, Weight, bands
+from gorae.kernels import BLOCK, BlockScaled, Weight, whole
 
 SCALES = "_scale_inv"  # what the name of the scales adds to that of the weight
 POWERS_OF_TWO = "ue8m0"
@@ -65,11 +65,7 @@ def widen(values: Tensor, scales: Tensor, name: str) -> Tensor:
     Raises ValueError, calling the matrix `name`, if a scale is not a finite positive number.
     """
     require_scales(scales, name)
-    weight, begin = torch.empty(values.shape), 0
-    for band in bands(BlockScaled(values, scales)):
-        weight[begin : begin + len(band)] = band
-        begin += len(band)
-    return weight
+    return whole(BlockScaled(values, scales))
 
 
 def read_widened(shards: Tensors, name: str) -> Tensor:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gorae.checkpoint.absorbed import Absorbed, absorbed_shapes, expanded, unpacked
+from gorae.checkpoint.absorbed import absorbed_shapes, expanded
 from gorae.checkpoint.names import EMBEDDING, absorbed_names, copies, expanded_name, kind_of, places
 from gorae.checkpoint.safetensors import Layout
 from gorae.checkpoint.shards import Shards
 from gorae.config import ModelConfig
-from gorae.kernels import LAYOUT, PANEL, PANEL_BITS, Panels, panel_bytes
-from gorae.model import Network
+from gorae.kernels import LAYOUT, PANEL, PANEL_BITS, Panels, panel_bytes, whole
+from gorae.model import Absorbed, Network
 
 METHOD = "gorae"
 
@@ -34,6 +34,11 @@ class PanelShape(NamedTuple):
     def layout(self) -> Layout:
         num_outputs, num_inputs = self.shape
         return Layout(torch.uint8, (-(-num_outputs // PANEL), panel_bytes(num_inputs, self.bits)))
+
+    @property
+    def plain_dtype(self) -> torch.dtype:
+        """The narrowest type that has its numbers exactly."""
+        return torch.bfloat16 if self.bits == 16 else torch.float32
 
     def of(self, packed: Tensor) -> Panels:
         return Panels(packed, self.bits, torch.Size(self.shape))
@@ -161,9 +166,11 @@ class Unpacked:
     def _layout(self, name: str) -> Layout:
         if name not in self._panels:
             return self._shards.layout(name)
-        bits, shape = self._panels[name]
-        return Layout(torch.bfloat16 if bits == 16 else torch.float32, shape)
+        return Layout(self._panels[name].plain_dtype, self._panels[name].shape)
 
     def _tensor(self, name: str) -> Tensor:
         tensor = self._shards.tensor(name)
-        return unpacked(self._panels[name].of(tensor)) if name in self._panels else tensor
+        if name not in self._panels:
+            return tensor
+        panel_shape = self._panels[name]
+        return whole(panel_shape.of(tensor), panel_shape.plain_dtype)

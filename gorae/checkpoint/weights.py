@@ -38,7 +38,7 @@ from gorae.checkpoint.quantised import (
 from gorae.checkpoint.safetensors import Layout, write_file
 from gorae.checkpoint.shards import Shards, plan_shards, write_index
 from gorae.config import ModelConfig
-from gorae.kernels import BlockScaled, HeldExperts, Panels, Weight, bands
+from gorae.kernels import BlockScaled, HeldExperts, Panels, Weight, whole
 from gorae.model import Network
 
 _READABLE = ("F32", "BF16", "F16", "F8_E4M3")
@@ -182,7 +182,7 @@ def _are_equal(left: Weight, right: Weight) -> bool:
         return torch.equal(left.packed, right.packed)
     if isinstance(left, Tensor) and isinstance(right, Tensor) and left.dtype == right.dtype:
         return torch.equal(left, right)
-    return torch.equal(torch.cat([*bands(left)]), torch.cat([*bands(right)]))
+    return torch.equal(whole(left), whole(right))
 
 
 def _at(state: Mapping[str, Tensor], place: Place) -> Tensor:

@@ -55,7 +55,7 @@ class Places:
         for request, draft in zip(requests, drafts, strict=True):
             for end in range(len(draft) + 1):
                 self.requests.append(request)
-                self.written.append([*request.token_ids, *draft[:end]])
+                self.written.append([*request.token_ids, *draft[:end]] if end else request.token_ids)
         self.params = [request.params for request in self.requests]
         self.seeds = [request.seed for request in self.requests]
         self.allowed = [one.allowed(written) for one, written in zip(self.requests, self.written, strict=True)]

@@ -17,6 +17,7 @@ from gorae.engine.passage import Part
 from gorae.engine.request import Request
 from gorae.engine.runner import Count
 from gorae.engine.sampler import draw
+from gorae.kernels import log_softmax
 from gorae.model import Cache, Network
 
 WINDOW = 128  # features that wait to be read by the module, at most; those before are left out
@@ -83,7 +84,7 @@ class NextTokenDrafter:
 
     def draw(self, hidden_BD: Tensor, drafts: Sequence[list[int]]) -> None:
         """Append a guess to every request's drafts."""
-        log_probs_BW = self.network.logits(hidden_BD).log_softmax(-1)
+        log_probs_BW = log_softmax(self.network.logits(hidden_BD))
         written = [[*request.token_ids, *draft] for request, draft in zip(self.requests, drafts, strict=True)]
         params, seeds = [one.params for one in self.requests], [one.seed for one in self.requests]
         allowed = [request.allowed(tokens) for request, tokens in zip(self.requests, written, strict=True)]

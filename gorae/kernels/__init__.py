@@ -21,7 +21,7 @@ from gorae.kernels.routing import Routing, expert_load, route
 from gorae.kernels.sigmoid import sigmoid
 from gorae.kernels.swiglu import swiglu
 from gorae.kernels.tiles import TILE_KEYS, whole_pages
-from gorae.kernels.weights import BLOCK, BlockScaled, HeldExperts, Weight, bands
+from gorae.kernels.weights import BLOCK, BlockScaled, HeldExperts, Weight, bands, whole
 
 __all__ = [
     "BLOCK",
@@ -56,5 +56,6 @@ __all__ = [
     "sigmoid",
     "swiglu",
     "unpack",
+    "whole",
     "whole_pages",
 ]

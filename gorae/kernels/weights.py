@@ -129,6 +129,15 @@ def bands(weight: Weight) -> Iterator[Tensor]:
             yield weight[rows].float() if isinstance(weight, Tensor) else _scaled(weight, rows)
 
 
+def whole(weight: Weight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A copy of a matrix in one float type, filled some rows at a time, so that no second one is in memory."""
+    filled, begin = torch.empty(weight.shape, dtype=dtype), 0
+    for band in bands(weight):
+        filled[begin : begin + len(band)] = band.detach()
+        begin += len(band)
+    return filled
+
+
 def _scaled(weight: BlockScaled, rows: slice) -> Tensor:
     """The rows from a block's first on, in float32."""
     values = _from_e4m3(weight.values[rows])

@@ -1,13 +1,14 @@
 """The one network: latent attention, routed experts, multi-token prediction. Knows no rank, no request, no file."""
 
 from gorae.model.cache import Cache, pages_for
-from gorae.model.mla import absorbed_matrices
+from gorae.model.mla import Absorbed, absorbed_matrices
 from gorae.model.moe import MixtureOfExperts
 from gorae.model.network import Features, Network, made_fast
 from gorae.model.pages import PageBook
 from gorae.model.reading import weight_bytes_read
 
 __all__ = [
+    "Absorbed",
     "Cache",
     "Features",
     "MixtureOfExperts",

@@ -6,6 +6,8 @@ and remembers a latent and a rotary key a token: fast mode. Both are the same fu
 is both, side by side: K = C + R.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +15,13 @@ from gorae.config import ModelConfig
 from gorae.kernels import (
     Weight,
     attention,
-    bands,
     cached_attention,
     head_linear,
     linear,
     paged_attention,
     rms_norm,
     rotate,
+    whole,
 )
 from gorae.model.cache import LayerMemory, own_pages
 from gorae.model.rope import softmax_scale
@@ -28,11 +30,11 @@ LATENT_NORM_EPS = 1e-6  # published code normalises latents with this, whatever 
 
 
 class LatentAttention(nn.Module):
-    """In fast mode `key_absorb_HCK` and `value_up_HVC`, made of `latent_up_HKVC`, stand in its place."""
+    """In fast mode the two matrices of `Absorbed`, made of `latent_up_HKVC`, stand in its place."""
 
     is_fast = False
-    key_absorb_HCK: Weight  # [H · C, K]: row h · C + c has what query number k of head h adds to latent number c
-    value_up_HVC: Weight  # [H · V, C]
+    key_absorb_HCK: Weight
+    value_up_HVC: Weight
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -103,10 +105,21 @@ class LatentAttention(nn.Module):
         return key_BHSK, value_BHSV
 
 
-def absorbed_matrices(latent_up_HKVC: Weight, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """`key_absorb_HCK` and `value_up_HVC` of an up-projection, the same numbers; in bfloat16 if it is, else float32."""
+class Absorbed(NamedTuple):
+    """What stands for an up-projection [H · (nope + V), C] in the absorbed form: the same numbers in another order.
+
+    key_absorb_HCK: [H · C, nope]; row h · C + c has what query number k of head h adds to latent number c.
+    value_up_HVC: [H · V, C]; row h · V + v has what latent number c adds to value number v of head h.
+    """
+
+    key_absorb_HCK: Tensor
+    value_up_HVC: Tensor
+
+
+def absorbed_matrices(latent_up_HKVC: Weight, config: ModelConfig) -> Absorbed:
+    """The two matrices of an up-projection; in bfloat16 if it is, else float32."""
     is_narrow = isinstance(latent_up_HKVC, Tensor) and latent_up_HKVC.dtype == torch.bfloat16
-    rows = torch.cat([band.detach() for band in bands(latent_up_HKVC)])
-    by_head = rows.to(torch.bfloat16 if is_narrow else torch.float32).unflatten(0, (config.num_heads, -1))
+    rows = whole(latent_up_HKVC, torch.bfloat16 if is_narrow else torch.float32)
+    by_head = rows.unflatten(0, (config.num_heads, -1))
     key_HKC, value_HVC = by_head.split((config.nope_dim, config.value_dim), dim=1)
-    return key_HKC.transpose(1, 2).flatten(0, 1).contiguous(), value_HVC.flatten(0, 1).contiguous()
+    return Absorbed(key_HKC.transpose(1, 2).flatten(0, 1).contiguous(), value_HVC.flatten(0, 1).contiguous())

@@ -12,14 +12,14 @@ from torch import Tensor
 
 import gorae
 from gorae.checkpoint import convert, convert_to_gguf, inspect, load, save_model
-from gorae.checkpoint.absorbed import Absorbed, absorbed, expanded
+from gorae.checkpoint.absorbed import expanded
 from gorae.checkpoint.names import kind_of
 from gorae.checkpoint.quantised import chosen_bits, panel_shapes
 from gorae.checkpoint.safetensors import TensorFile
 from gorae.cli import main
 from gorae.config import ModelConfig, RopeScaling, count_parameters
 from gorae.kernels import HeldExperts, Panels, pack, unpack
-from gorae.model import Network
+from gorae.model import Absorbed, Network, absorbed_matrices
 
 V3 = ModelConfig(
     vocab_size=300,
@@ -122,7 +122,7 @@ def packed(name: str, weight: Tensor, bits: dict[str, int], config: ModelConfig)
     if name.endswith("kv_b_proj.weight") and "absorbed" in bits:
         prefix = name.removesuffix("kv_b_proj.weight")
         names = (f"{prefix}key_absorb_proj.weight", f"{prefix}value_up_proj.weight")
-        return {new: pack(part, 8).packed for new, part in zip(names, absorbed(weight, config), strict=True)}
+        return {new: pack(part, 8).packed for new, part in zip(names, absorbed_matrices(weight, config), strict=True)}
     if name.endswith(".weight") and kind in bits:
         return {name: pack(weight, bits[kind]).packed}
     return {name: weight.float() if min(bits.values()) < 16 and kind != "embedding" else weight}
@@ -156,7 +156,7 @@ def test_every_matrix_lies_packed_at_the_bits_of_its_kind_and_all_else_as_it_is(
 
 def test_the_absorbed_form_has_the_numbers_of_the_expanded_one_where_the_contract_says():
     weight = torch.arange(2 * (10 + 14) * 40.0).view(-1, 40)
-    key_absorb_HCK, value_up_HVC = absorbed(weight, V3)
+    key_absorb_HCK, value_up_HVC = absorbed_matrices(weight, V3)
     head, key, latent, value = 1, 7, 33, 5
     assert key_absorb_HCK[head * 40 + latent, key] == weight[head * 24 + key, latent]
     assert value_up_HVC[head * 14 + value, latent] == weight[head * 24 + 10 + value, latent]
@@ -326,7 +326,7 @@ def test_an_unquantised_network_in_fast_mode_has_its_weights_and_the_absorbed_fo
         wide = load(path, weights="float32") if held != "gguf" else load(path)
         wanted = torch.bfloat16 if held == "bf16" else torch.float32
         for block, before in zip(network.blocks, wide.network.blocks, strict=True):
-            expected = absorbed(before.attention.latent_up_HKVC, config)
+            expected = absorbed_matrices(before.attention.latent_up_HKVC, config)
             found = (block.attention.key_absorb_HCK, block.attention.value_up_HVC)
             assert all(one.dtype == wanted for one in found)
             assert all(torch.equal(one, two.to(wanted)) for one, two in zip(found, expected, strict=True))

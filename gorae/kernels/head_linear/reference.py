@@ -9,7 +9,7 @@ from torch import Tensor
 from gorae.kernels.linear import linear
 from gorae.kernels.linear.quantised import rounded
 from gorae.kernels.panels import PANEL, Panels
-from gorae.kernels.weights import Weight, bands
+from gorae.kernels.weights import Weight, whole
 
 
 def head_linear_reference(x: Tensor, weight: Weight) -> Tensor:
@@ -28,5 +28,5 @@ def in_heads(weight: Weight, num_heads: int) -> list[Weight]:
     if isinstance(weight, Panels) and width % PANEL == 0:
         shape = torch.Size((width, num_inputs))
         return [Panels(part, weight.bits, shape) for part in weight.packed.split(width // PANEL)]
-    rows = weight if isinstance(weight, Tensor) else torch.cat([*bands(weight)])
+    rows = weight if isinstance(weight, Tensor) else whole(weight)
     return list(rows.split(width))

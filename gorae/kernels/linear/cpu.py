@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gorae.kernels.backend import as_matrix, in_rows, row_stride
-from gorae.kernels.weights import Weight, bands, place_of, with_contiguous_rows
+from gorae.kernels.weights import Weight, place_of, whole, with_contiguous_rows
 
 
 def linear_cpu(native: Any, x: Tensor, weight: Weight, kind: int) -> Tensor:
@@ -47,7 +47,7 @@ class NativeHeldLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, grad @ torch.cat([*bands(ctx.weight)]), None, None
+        return None, grad @ whole(ctx.weight), None, None
 
 
 def product(native: Any, x: Tensor, weight: Weight, kind: int) -> Tensor:
