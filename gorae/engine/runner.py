@@ -18,7 +18,7 @@ from gorae.engine.prefixes import PrefixCache
 from gorae.engine.shortage import is_shortage
 from gorae.engine.spill import PageFolder, fingerprint_of, page_keys
 from gorae.kernels import TILE_KEYS, log_softmax
-from gorae.model import Cache, Network
+from gorae.model import Cache, Network, RepeatedPasses
 
 
 class Count(Protocol):
@@ -57,6 +57,7 @@ class Runner:
             raise MemoryError(
                 f"there is no memory for a cache of {num_tokens} tokens ({error}); give fewer cache_tokens"
             ) from error
+        self.passes = RepeatedPasses(self.network, self.cache)
         self.prefixes = PrefixCache(self.cache.book)
         self.num_running = 0
         self.reading: list[tuple[int, ...]] = []
@@ -73,7 +74,7 @@ class Runner:
         starts = self.cache.lengths_B[rows].tolist()
         self.make_room([start + count for start, count in zip(starts, counts, strict=True)])
         tokens_BT = torch.tensor([tokens + tokens[-1:] * (max(counts) - len(tokens)) for tokens in token_ids])
-        features = self.network(tokens_BT, self.cache, rows)
+        features = self.passes(tokens_BT, rows)
         counts_B = torch.tensor(counts)
         self.cache.lengths_B[rows] += counts_B
         self.bill(tokens_BT.numel(), context=sum(starts) / len(starts) + (max(counts) + 1) / 2)

@@ -15,6 +15,7 @@ from gorae.kernels.log_softmax import log_softmax
 from gorae.kernels.paged_attention import paged_attention
 from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
 from gorae.kernels.peak import multiply_add, multiply_add_bytes
+from gorae.kernels.recording import Arena, Recording
 from gorae.kernels.rms_norm import rms_norm
 from gorae.kernels.rotary import rotary_angles, rotate
 from gorae.kernels.routing import Routing, expert_load, route
@@ -29,9 +30,11 @@ __all__ = [
     "PANEL",
     "PANEL_BITS",
     "TILE_KEYS",
+    "Arena",
     "BlockScaled",
     "HeldExperts",
     "Panels",
+    "Recording",
     "Routing",
     "Weight",
     "attention",

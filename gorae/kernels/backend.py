@@ -5,6 +5,9 @@ when this room is entered, forces one: `reference`, `cpu` (compiled, the best th
 """
 
 import os
+import threading
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -35,6 +38,23 @@ def choose(wanted: str) -> str:
     return wanted
 
 
+class Listening(threading.local):
+    """Who is to make this thread's calls of compiled kernels: hear(kernel, *its arguments)."""
+
+    hear: Callable[..., None] | None = None
+
+
+class Heard:
+    """The compiled kernels, as they are called through whoever listens."""
+
+    def __init__(self, native: Any, hear: Callable[..., None]) -> None:
+        self.native, self.hear = native, hear
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return partial(self.hear, getattr(self.native, name))
+
+
+LISTENING = Listening()
 COMPILED = compiled()
 CHOSEN = choose(os.environ.get("GORAE_KERNELS", ""))
 
@@ -59,6 +79,8 @@ def native_for(*tensors: Tensor, weights: tuple[Tensor | None, ...] = ()) -> Any
                 return None
             if weights[0] is None or weight.dtype != weights[0].dtype:
                 return None
+        if LISTENING.hear is not None:
+            return Heard(native, LISTENING.hear)
     return native
 
 

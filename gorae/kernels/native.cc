@@ -9,6 +9,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/tuple.h>
 
+#include "moves.h"
 #include "operations.h"
 
 namespace nb = nanobind;
@@ -123,8 +124,45 @@ void require_experts(const std::int64_t* chosen, long num_choices, long num_expe
 using Three = std::tuple<long, long, long>;
 using Release = nb::call_guard<nb::gil_scoped_release>;
 
+using Four = std::tuple<long, long, long, long>;
+
+void bind_moves(nb::module_& set) {
+    set.def("add", [](Address left, Address right, Address y, long count) {
+        sum_of_two(reinterpret_cast<const float*>(left), reinterpret_cast<const float*>(right),
+                   reinterpret_cast<float*>(y), count);
+    });
+    set.def("move", [](Address from, Four from_steps, bool is_bfloat16, Address to, Four to_steps, bool to_bfloat16,
+                       Four sizes) {
+        const auto four = [](const Four& held, long* into) { std::tie(into[0], into[1], into[2], into[3]) = held; };
+        Move move;
+        four(sizes, move.sizes);
+        four(from_steps, move.from_steps);
+        four(to_steps, move.to_steps);
+        const auto narrow = reinterpret_cast<Bfloat16*>(to);
+        if (is_bfloat16)
+            move_rows(reinterpret_cast<const Bfloat16*>(from), narrow, move);
+        else if (to_bfloat16)
+            move_rows(reinterpret_cast<const float*>(from), narrow, move);
+        else
+            move_rows(reinterpret_cast<const float*>(from), reinterpret_cast<float*>(to), move);
+    });
+    set.def("write_pages", [](Address from, bool is_bfloat16, Four sizes, Three steps, Address pages, Address places,
+                              Address to, Three to_steps) {
+        const long size[] = {std::get<0>(sizes), std::get<1>(sizes), std::get<2>(sizes), std::get<3>(sizes)};
+        const long step[] = {std::get<0>(steps), std::get<1>(steps), std::get<2>(steps)};
+        const long to_step[] = {std::get<0>(to_steps), std::get<1>(to_steps), std::get<2>(to_steps)};
+        const auto run = [&](auto number) {
+            using Number = decltype(number);
+            write_pages(reinterpret_cast<const Number*>(from), size, step, reinterpret_cast<const std::int64_t*>(pages),
+                        reinterpret_cast<const std::int64_t*>(places), reinterpret_cast<Number*>(to), to_step);
+        };
+        is_bfloat16 ? run(Bfloat16{}) : run(float{});
+    });
+}
+
 void bind(nb::module_& parent, const char* name, const Operations& operations) {
     nb::module_ set = parent.def_submodule(name);
+    bind_moves(set);
     set.def(
         "linear",
         [&operations](Address x, long rows, long x_stride, int kind, Place place, long outputs, long inputs, Address y,

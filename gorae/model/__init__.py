@@ -6,6 +6,7 @@ from gorae.model.moe import MixtureOfExperts
 from gorae.model.network import Features, Network, made_fast
 from gorae.model.pages import PageBook
 from gorae.model.reading import weight_bytes_read
+from gorae.model.repeated import RepeatedPasses
 
 __all__ = [
     "Absorbed",
@@ -14,6 +15,7 @@ __all__ = [
     "MixtureOfExperts",
     "Network",
     "PageBook",
+    "RepeatedPasses",
     "absorbed_matrices",
     "made_fast",
     "pages_for",

@@ -1,0 +1,79 @@
+"""Passes over a cache that come again in one shape, as those of decoding do: recorded once, and then repeated."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gorae.kernels import Arena, Recording
+from gorae.model.cache import Cache, LayerMemory, Places
+from gorae.model.network import Features, Network
+
+MOST_BYTES = 128 << 20  # of what a pass computes on its way
+MOST_PASSES = 64
+
+
+class Shape(NamedTuple):
+    """What a recording is bound to."""
+
+    num_rows: int
+    num_tokens: int
+    table_width: int
+    num_threads: int
+
+
+class Pass(NamedTuple):
+    """A recording, where what it reads has to be written, and where what it yields is to be found."""
+
+    recording: Recording
+    token_ids_BT: Tensor
+    places: Places
+    features: Features
+
+    def again(self, token_ids_BT: Tensor, places: Places) -> Features:
+        for held, new in zip((self.token_ids_BT, *self.places), (token_ids_BT, *places), strict=True):
+            held.copy_(new)
+        self.recording.repeat()
+        return self.features
+
+
+class RepeatedPasses:
+    """A network over a bounded cache: bit for bit `network(token_ids_BT, cache, rows)`.
+
+    Weights may change in place between passes; whoever replaces them, or the cache, makes these anew. Hooks of modules
+    are not run.
+    """
+
+    def __init__(self, network: Network, cache: Cache) -> None:
+        self.network, self.cache = network, cache
+        self.arena = Arena(MOST_BYTES)
+        self.met: set[Shape] = set()  # a shape may come but once, and a recording takes longer than a pass
+        self.passes: dict[Shape, Pass | None] = {}  # the last repeated ones last; None for what can not be repeated
+
+    def __call__(self, token_ids_BT: Tensor, rows: slice) -> Features:
+        """The features of new tokens; what the routers decided is there until the next pass."""
+        places = self.cache.places(rows, token_ids_BT.shape[1])
+        shape = Shape(*token_ids_BT.shape, places.table_BM.shape[1], torch.get_num_threads())
+        if shape not in self.met:
+            self.met.add(shape)
+            return self.run(token_ids_BT, places)
+        if shape not in self.passes:
+            return self.record(shape, token_ids_BT, places)
+        held = self.passes[shape] = self.passes.pop(shape)
+        if held is None:
+            return self.run(token_ids_BT, places)
+        hidden_BTD, routings = held.again(token_ids_BT, places)
+        return Features(hidden_BTD.clone(), routings)
+
+    def record(self, shape: Shape, token_ids_BT: Tensor, places: Places) -> Features:
+        token_ids_BT, places = token_ids_BT.clone(), Places(*(place.clone() for place in places))
+        with Recording(self.arena) as recording:
+            features = self.run(token_ids_BT, places)
+        self.passes[shape] = Pass(recording, token_ids_BT, places, features) if recording.is_whole else None
+        if len(self.passes) > MOST_PASSES:
+            del self.passes[next(iter(self.passes))]
+        return Features(features.hidden_BTD.clone(), features.routings)
+
+    def run(self, token_ids_BT: Tensor, places: Places) -> Features:
+        memories = [LayerMemory(self.cache, layer, places) for layer in range(len(self.cache.layers))]
+        return self.network.run_blocks(token_ids_BT, places.starts_B, memories)
