@@ -15,7 +15,8 @@ the quartiles of the pairs. Shares are of what the machine was measured at: byte
 fast mode of int8, else of float32), whichever is larger. Memory is anonymous pages, and the process's share of the
 pages of files.
 
-Needs llama.cpp, which `make test-slow` compiles. `v2-lite` takes 34 GB of disk while it is converted and 18 afterwards.
+`--beside transformers` takes that library instead, in float32. llama.cpp is what `make test-slow` compiles. `v2-lite`
+takes 34 GB of disk while it is converted and 18 afterwards.
 """
 
 import argparse
@@ -81,13 +82,13 @@ class Result:
 
     line: str
     gorae: float
-    llama: float
+    other: float
     ratio: float
     low: float
     high: float
     share: float  # of the machine, that Gorae reaches
     gorae_memory: HeldMemory
-    llama_memory: HeldMemory
+    other_memory: HeldMemory
     tuning: dict[str, Any]
 
 
@@ -151,6 +152,13 @@ def best_tunings(path: Path, lines: Iterable[Line], *, threads: int, vocab_size:
     return {name: tuning for name, (_, tuning) in best.items()}
 
 
+def peer(name: str, weights: Weights, *, threads: int, repack: bool) -> Worker:
+    """The other side; `repack` is a setting of llama.cpp."""
+    if name == "transformers":
+        return Worker("peer_transformers.py", weights.source, threads=threads)
+    return Worker("peer_llama.py", weights.theirs, threads=threads, repack=repack)
+
+
 def seconds_of(worker: Worker, line: Line, *, vocab_size: int, **tuning: Any) -> float:
     begin(worker, line, turns=1, **tuning)
     seconds = worker.ask("turn", prompts=next(random_prompts(line, vocab_size)))
@@ -198,14 +206,14 @@ def kl_to_float32(weights: Weights, form: Format, *, threads: int, vocab_size: i
     sides = {
         "float32": ("peer_gorae.py", weights.source, {"mode": "exact"}),
         "gorae": ("peer_gorae.py", weights.ours, {"mode": form.mode}),
-        "llama": ("peer_llama.py", weights.theirs, {"repack": False}),
+        "llama.cpp": ("peer_llama.py", weights.theirs, {"repack": False}),
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, (program, path, options) in sides.items():
             with Worker(program, path, threads=threads, **options) as side:
                 side.ask("logits", prompts=prompts, file=f"{folder}/{name}.npy")
         logits = {name: np.load(f"{folder}/{name}.npy") for name in sides}
-    return {name: mean_kl(logits["float32"], logits[name]) for name in ("gorae", "llama")}
+    return {name: mean_kl(logits["float32"], logits[name]) for name in ("gorae", "llama.cpp")}
 
 
 def mean_kl(exact: np.ndarray, other: np.ndarray) -> float:
@@ -218,15 +226,16 @@ def print_result(found: Result) -> None:
     told = f"{found.ratio:>6.2f}x  {found.low:.2f}-{found.high:.2f}  {found.share:>4.0%}"
     memory = " ".join(
         f"{held.anonymous / 1e9:.2f}+{(held.proportional - held.anonymous) / 1e9:.2f}"
-        for held in (found.gorae_memory, found.llama_memory)
+        for held in (found.gorae_memory, found.other_memory)
     )
-    print(f"{found.line:<16} {found.gorae:>9.1f} {found.llama:>9.1f} {told}  {memory}  {found.tuning}", flush=True)
+    print(f"{found.line:<16} {found.gorae:>9.1f} {found.other:>12.1f} {told}  {memory}  {found.tuning}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="v2-small")
     parser.add_argument("--bits", choices=FORMATS, default="4", help="of the weights (default: 4)")
+    parser.add_argument("--beside", choices=["llama.cpp", "transformers"], default="llama.cpp")
     parser.add_argument("--folder", type=Path, default=Path("models/bench"), help="where weights are kept")
     parser.add_argument("--only", choices=LINES, action="append", help="one line of the table; may be given again")
     parser.add_argument("--pairs", type=int, default=7)
@@ -236,29 +245,33 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     form, vocab_size = FORMATS[args.bits], SHAPES[args.shape]["vocab_size"]
     weights = prepare(args.folder, args.shape, form)
-    if args.quality and not weights.source.is_dir():
-        parser.error(f"--quality needs what was drawn, and of {args.shape} that is removed; take another shape")
-    sizes = {"gorae": warm(weights.ours), "llama": warm(weights.theirs)}
+    if (args.quality or args.beside == "transformers") and not weights.source.is_dir():
+        parser.error(f"this needs what was drawn, and of {args.shape} that is removed; take another shape")
+    other = weights.source if args.beside == "transformers" else weights.theirs
+    sizes = {"gorae": warm(weights.ours), args.beside: warm(other)}
     torch.set_num_threads(args.threads)
     peaks = measure_peaks()
     rates = f"{peaks.read_bytes_per_second / 1e9:.1f} GB/s, {peaks.flops_per_second / 1e9:.0f} GFLOP/s"
     rates += f", int8 {peaks.int8_per_second / 1e9:.0f} GOP/s"
     print(f"{peaks.processor}, {peaks.threads} threads, kernels {peaks.kernels}: {rates}")
-    print(f"{args.shape}, bits {args.bits}: {form.ours or 'stored'} in {form.mode} mode beside {form.theirs}")
+    beside = f"llama.cpp, {form.theirs}" if args.beside == "llama.cpp" else "transformers, float32"
+    print(f"{args.shape}, bits {args.bits}: {form.ours or 'stored'} in {form.mode} mode beside {beside}")
     lines = [LINES[name] for name in args.only or LINES]
-    tuned = best_tunings(weights.theirs, lines, threads=args.threads, vocab_size=vocab_size)
+    tuned: dict[str, dict[str, Any]] = {line.name: {} for line in lines}
+    if args.beside == "llama.cpp":
+        tuned = best_tunings(weights.theirs, lines, threads=args.threads, vocab_size=vocab_size)
     results: list[Result] = []
-    load_seconds: dict[str, list[float]] = {"gorae": [], "llama": []}
-    columns = "  ratio  quartiles share  GB own+files twice  llama.cpp at its best of"
-    print(f"{'tokens/s':<16} {'gorae':>9} {'llama.cpp':>9} {columns}")
+    load_seconds: dict[str, list[float]] = {"gorae": [], args.beside: []}
+    columns = "  ratio  quartiles share  GB own+files twice  the other at its best of"
+    print(f"{'tokens/s':<16} {'gorae':>9} {args.beside:>12} {columns}")
     with Worker("peer_gorae.py", weights.ours, threads=args.threads, mode=form.mode) as ours:
         load_seconds["gorae"].append(ours.load_seconds)
         for repack in (False, True):
-            alike = [line for line in lines if tuned[line.name]["repack"] == repack]
+            alike = [line for line in lines if tuned[line.name].get("repack", False) == repack]
             if not alike:
                 continue
-            with Worker("peer_llama.py", weights.theirs, threads=args.threads, repack=repack) as theirs:
-                load_seconds["llama"].append(theirs.load_seconds)
+            with peer(args.beside, weights, threads=args.threads, repack=repack) as theirs:
+                load_seconds[args.beside].append(theirs.load_seconds)
                 for line in alike:
                     options = {"pairs": args.pairs, "vocab_size": vocab_size, "peaks": peaks}
                     is_fast = form.mode == "fast"

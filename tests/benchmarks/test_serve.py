@@ -116,5 +116,15 @@ def test_both_engines_are_timed_on_a_small_shape(tmp_path, capsys):
     assert {line["line"] for line in kept["lines"]} == set(lines)
     assert all(0 < line["low"] <= line["ratio"] <= line["high"] for line in kept["lines"])
     assert kept["kl"]["gorae"] == 0, "the drawn weights say what they say"
-    assert 0 < kept["kl"]["llama"] < 1e-4
+    assert 0 < kept["kl"]["llama.cpp"] < 1e-4
     assert "KL to float32" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_transformers_takes_the_other_side(tmp_path, capsys):
+    words = ["--shape", "tiny", "--bits", "exact", "--pairs", "1", "--threads", "1", "--beside", "transformers"]
+    lines = ["--only", "decode", "--only", "8 at once", "--folder", str(tmp_path)]
+    serve.main([*words, *lines])
+    told = capsys.readouterr().out
+    assert "in exact mode beside transformers, float32" in told
+    assert all(line in told for line in ("decode", "8 at once"))
