@@ -142,10 +142,13 @@ def put(native: Any, pages_held: Tensor, indices: Sequence[Tensor | None], value
         case [Tensor() as pages, None, Tensor() as places] if values.stride(-1) == 1 and pages_held.stride(-1) == 1:
             pages, places = pages.contiguous(), places.contiguous()
             values = values.expand(*pages.shape, *pages_held.shape[1::2])
-            steps = pages_held.stride(0), pages_held.stride(2), pages_held.stride(1)
-            is_narrow = values.dtype == torch.bfloat16
-            place = values.data_ptr(), is_narrow, tuple(values.shape), values.stride()[:3]
-            return [partial(native.write_pages, *place, pages.data_ptr(), places.data_ptr(), pages_held.data_ptr(), steps)]
+            size = values.itemsize
+            *sizes, width = values.shape
+            steps = tuple(size * step for step in values.stride()[:3])
+            held_steps = tuple(size * pages_held.stride(dim) for dim in (0, 2, 1))
+            place = values.data_ptr(), (*sizes, size * width), steps
+            where = pages.data_ptr(), places.data_ptr(), pages_held.data_ptr()
+            return [partial(native.write_pages, *place, *where, held_steps)]
     return [partial(pages_held.__setitem__, tuple(slice(None) if one is None else one for one in indices), values)]
 
 
