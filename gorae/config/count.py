@@ -74,10 +74,8 @@ def training_flops(config: ModelConfig, num_tokens: float, *, context: float) ->
     )
 
 
-def cache_bytes_per_token(
-    config: ModelConfig, *, is_fast: bool = False, cache_type: CacheType | None = None
-) -> int:
-    """What a token takes in the cache: expanded keys and values in float32; in fast mode latents, in bfloat16 or less."""
+def cache_bytes_per_token(config: ModelConfig, *, is_fast: bool = False, cache_type: CacheType | None = None) -> int:
+    """What a token takes in the cache: expanded keys and values in float32; in fast mode latents, narrower."""
     held = cache_type_of(cache_type, is_fast=is_fast)
     if is_fast and config.latent_dim is not None:
         return config.num_layers * _row_bytes(config.latent_dim + config.rope_dim, held)

@@ -103,7 +103,7 @@ def page_keys(fingerprint: str, sequence: Sequence[int]) -> Iterator[str]:
 
 
 def fingerprint_of(network: Network, cache_type: CacheType | None = None) -> str:
-    """What the bits of a page depend on but its tokens: the config, every byte of the weights, the kernels, the type."""
+    """What the bits of a page depend on but its tokens: the config, every byte of the weights, kernels, type."""
     modes = network.is_fast, cache_type_of(cache_type, is_fast=network.is_fast)
     others = (network.config, *modes, TILE_KEYS, kernels_in_use(), torch.__version__, processor_name())
     digest = hashlib.sha256(repr(others).encode())

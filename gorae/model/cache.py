@@ -38,7 +38,7 @@ class Cache:
     Who works on a bounded cache reserves pages, so that padding takes none. Without a bound there are ever more pages,
     and rows take them by themselves.
 
-    cache_type: of what fast mode remembers, bfloat16 by default; int8 takes about 0.53 of that. Exact mode's is float32.
+    cache_type: of what is remembered, by default bfloat16 in fast mode, of which int8 takes 0.53; exact: float32.
     """
 
     def __init__(
@@ -61,7 +61,10 @@ class Cache:
         if self.latent_dim is not None:
             heads, widths = 1, [self.latent_dim + config.rope_dim]
         self.layers = [
-            [torch.empty(1 + self.book.num_pages, heads, TILE_KEYS, held_width(width, dtype), dtype=dtype) for width in widths]
+            [
+                torch.empty(1 + self.book.num_pages, heads, TILE_KEYS, held_width(width, dtype), dtype=dtype)
+                for width in widths
+            ]
             for _ in range(config.num_layers)
         ]
 

@@ -14,7 +14,5 @@ def byte_rows_cpu(native: Any, x: Tensor) -> Tensor:
     x = in_rows(x)
     *leading, width = x.shape
     y = torch.empty(*leading, row_bytes(width), dtype=torch.int8)
-    native.byte_rows(
-        x.data_ptr(), x.shape[:-1].numel(), width, row_stride(x), y.data_ptr(), torch.get_num_threads()
-    )
+    native.byte_rows(x.data_ptr(), x.shape[:-1].numel(), width, row_stride(x), y.data_ptr(), torch.get_num_threads())
     return y

@@ -24,9 +24,9 @@ def paged_attention(
     """softmax(scale · q kᵀ) v, where query t of sequence b looks at its first starts[b] + t + 1 tokens.
 
     query float32; keys and values both float32, both bfloat16, or both int8 as `byte_rows` gives them. Token s of
-    sequence b lies in page table[b, s // P] at place s % P. Where values are a view of the first numbers of `keys`, they
-    are read once. A row's bits follow from the query and the tokens it sees, whatever lies behind these or in other
-    pages; int8 gives those of the same numbers in float32.
+    sequence b lies in page table[b, s // P] at place s % P. Where values are a view of the first numbers of `keys`,
+    they are read once. A row's bits follow from the query and the tokens it sees, whatever lies behind these or in
+    other pages; narrow numbers give those of the same in float32.
     """
     native = native_for(query, weights=() if keys.dtype == torch.int8 else (keys, values))
     if native is None:
