@@ -47,6 +47,7 @@ class RepeatedPasses:
     def __init__(self, network: Network, cache: Cache) -> None:
         self.network, self.cache = network, cache
         self.arena = Arena(MOST_BYTES)
+        self.weights = [one.untyped_storage() for one in (*network.parameters(), *network.buffers())]  # stay till then
         self.met: set[Shape] = set()  # a shape may come but once, and a recording takes longer than a pass
         self.passes: dict[Shape, Pass | None] = {}  # the last repeated ones last; None for what can not be repeated
 
