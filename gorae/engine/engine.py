@@ -81,8 +81,8 @@ class Engine:
 
     cache_tokens: tokens the cache may hold, those of known prefixes among them; by default what half of the memory
         available now has room for. Prompt and reply together are at most this long.
-    cache_type: "float32", "bfloat16" or "int8", of what the cache holds: exact mode takes float32 alone, fast mode bfloat16
-        unless told otherwise. int8 takes about half of that and rounds more.
+    cache_type: "float32", "bfloat16" or "int8", of what the cache holds: float32 alone in exact mode, bfloat16 in fast
+        mode unless told otherwise. int8 takes about half of that and rounds more.
     prefill_tokens: tokens of prompts that a step may read, in whole key pages of 32; running requests go on meanwhile.
     prefix_cache: keep what has been read for requests that begin alike.
     speculation: try guesses of the next tokens, which changes no token and no log-probability: "ngram" takes them from

@@ -20,6 +20,15 @@ inline std::uint16_t scale_bits(float scale) {
     return static_cast<std::uint16_t>(scale == scale ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0);
 }
 
+inline float scale_at(const void* group) {
+    std::uint16_t held;
+    std::memcpy(&held, group, sizeof held);
+    const std::uint32_t bits = std::uint32_t{held} << 16;
+    float scale;
+    std::memcpy(&scale, &bits, sizeof scale);
+    return scale;
+}
+
 inline void byte_group(const float* x, long count, std::int8_t* y) {
     Lanes numbers[4], largest = zero();
     for (int i = 0; i < 4; ++i) {
@@ -34,10 +43,7 @@ inline void byte_group(const float* x, long count, std::int8_t* y) {
     std::memcpy(y, &held, ROW_SCALE_BYTES);
     std::int8_t bytes[GROUP] = {};
     if (exact == exact) {
-        const std::uint32_t bits = std::uint32_t{held} << 16;
-        float scale;
-        std::memcpy(&scale, &bits, sizeof scale);
-        const float inverse = 1.0f / scale;
+        const float inverse = 1.0f / scale_at(y);
         const Lanes factor = broadcast(inverse < HUGE_VALF ? inverse : 0.0f);
         // a scale that is all but 0 may have been rounded down by more than half a step of 127
         for (Lanes& one : numbers) one = lesser(broadcast(127.0f), greater(broadcast(-127.0f), one * factor));

@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include "../byte_rows/cpu.cc"
 #include "../exponential.h"
 #include "../parts.h"
 #include "../threads.h"
@@ -164,20 +165,17 @@ void widen_row(const Number* from, long width, float* to) {
 
 // Groups of 32, as byte_rows/__init__.py says; a number times its scale is exact.
 inline void widen_row(const RowByte* from, long width, float* to) {
-    for (; width > 0; width -= GROUP, from += GROUP, to += GROUP) {
-        Bfloat16 scales[8] = {};
-        float scale[8];
-        std::memcpy(scales, from, sizeof(Bfloat16));
-        store(scale, load(scales));
-        from += sizeof(Bfloat16);
-        const long count = least(width, GROUP);
-        long k = 0;
-        for (; k + 8 <= count; k += 8) store(to + k, load(from + k) * broadcast(scale[0]));
-        if (k < count) {
-            RowByte last[8] = {};
-            std::memcpy(last, from + k, count - k);
-            store(to + k, load(last) * broadcast(scale[0]));
+    for (; width > 0; width -= GROUP, from += ROW_SCALE_BYTES + GROUP, to += GROUP) {
+        const Lanes scale = broadcast(scale_at(from));
+        const RowByte* numbers = from + ROW_SCALE_BYTES;
+        RowByte last[GROUP] = {};
+        if (width < GROUP) {
+            std::memcpy(last, numbers, width);
+            numbers = last;
         }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+            if (8 * i < width) store(to + 8 * i, load(numbers + 8 * i) * scale);
     }
 }
 
