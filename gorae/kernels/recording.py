@@ -152,12 +152,12 @@ def put(native: Any, pages_held: Tensor, indices: Sequence[Tensor | None], value
     return [partial(pages_held.__setitem__, tuple(slice(None) if one is None else one for one in indices), values)]
 
 
-def looked_up(_native: Any, table: Tensor, indices: Tensor, *_: Any, held: Tensor) -> list[Call]:
+def looked_up(native: Any, table: Tensor, indices: Tensor, *_: Any, held: Tensor) -> list[Call]:
     return [partial(torch.index_select, table, 0, indices.flatten(), out=held.flatten(0, -2))]
 
 
 def by_torch(function: Callable[..., Tensor]) -> Callable[..., list[Call]]:
-    return lambda _native, *args, held: [partial(function, *args, out=held)]
+    return lambda native, *args, held: [partial(function, *args, out=held)]
 
 
 MOVED_TYPES = {(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)}
