@@ -208,7 +208,10 @@ class Engine:
         """
         while self.running or self.reading.requests:
             self.preempt()
-        self.runner.clear()
+        if self.runner.passes.has_its_weights():
+            self.runner.clear()
+        else:
+            self.runner.renew()
         self.weights_version += 1
         self.watch = WeightsWatch(self.runner.network)
 
@@ -247,7 +250,7 @@ class Engine:
         """Memory was short in a step: send all requests back to wait, and run half as many at once from now on."""
         admitted = sorted((*self.running, *self.reading.requests), key=lambda request: request.request_id)
         self.running, self.reading = [], Reading()
-        self.runner.clear()
+        self.runner.renew()
         self.speculation.clear()
         if len(admitted) < 2:
             number = admitted[0].request_id if admitted else 0

@@ -53,9 +53,7 @@ class Cache:
         dtype = TYPES[cache_type_of(cache_type, is_fast=is_fast)]
         self.is_bounded = num_pages is not None
         self.book = PageBook(num_pages or 0)
-        self.lengths_B = torch.zeros(num_rows, dtype=torch.long)
-        self.held: list[list[int]] = [[] for _ in range(num_rows)]
-        self.table_BM = torch.zeros(num_rows, 1, dtype=torch.long)  # `held`, and page 0 behind it
+        self.clear(num_rows)
         heads, self.latent_dim = config.key_heads, config.latent_dim if is_fast else None
         widths = [config.key_dim, config.value_dim]
         if self.latent_dim is not None:
@@ -67,6 +65,13 @@ class Cache:
             ]
             for _ in range(config.num_layers)
         ]
+
+    def clear(self, num_rows: int = 0) -> None:
+        """Begin anew with rows that remember nothing, in the same memory."""
+        self.book = PageBook(self.book.num_pages)
+        self.lengths_B = torch.zeros(num_rows, dtype=torch.long)
+        self.held: list[list[int]] = [[] for _ in range(num_rows)]
+        self.table_BM = torch.zeros(num_rows, 1, dtype=torch.long)  # `held`, and page 0 behind it
 
     @property
     def num_rows(self) -> int:
@@ -209,10 +214,10 @@ class LayerMemory:
         for held, one in zip(kinds, new, strict=False):
             assert one is not None, "keys of several heads come with values"
             held[pages_BT, :, places_BT] = rounded(one.transpose(1, 2), held.dtype)
-        keys_NJPK, *others = kinds
+        keys_NJPK, values_NJPV = kinds[0], kinds[-1]
         if self.cache.latent_dim is not None:
-            others = [keys_NJPK[..., : held_width(self.cache.latent_dim, keys_NJPK.dtype)]]
-        return Remembered(keys_NJPK, *others, table_BM, starts_B)
+            values_NJPV = keys_NJPK[..., : held_width(self.cache.latent_dim, keys_NJPK.dtype)]
+        return Remembered(keys_NJPK, values_NJPV, table_BM, starts_B)
 
 
 def held_width(width: int, dtype: torch.dtype) -> int:
