@@ -30,6 +30,7 @@ from gorae.kernels import (
     HeldExperts,
     Panels,
     attention,
+    byte_rows,
     expert_mlp,
     head_linear,
     kernels_in_use,
@@ -44,6 +45,7 @@ from gorae.kernels import (
     rotary_angles,
     rotate,
     route,
+    row_bytes,
     swiglu,
     unpack,
 )
@@ -298,6 +300,26 @@ def paged_attentions() -> Iterator[Case]:
                 2.0 * heads * seen * (key + value),
                 4.0 * heads * queries * (key + value) + 2.0 * keys * key_heads * read,
             )
+    for queries, keys in ((1, 2048), (1, 8192), (512, 512)):
+        yield bytes_beside_bfloat16(queries, keys)
+
+
+def bytes_beside_bfloat16(queries: int, keys: int) -> Case:
+    """Sixteen heads over latents of 512 + 64 numbers in int8, and beside them our own over bfloat16."""
+    heads, key, value = 16, 576, 512
+    num_pages = keys // TILE_KEYS
+    pages = torch.randn(num_pages, 1, TILE_KEYS, key)
+    narrow, half = byte_rows(pages), pages.bfloat16()
+    query, table = torch.randn(1, queries, heads, key), torch.arange(num_pages)[None]
+    starts, scale = torch.tensor([keys - queries]), key**-0.5
+    seen = queries * (2 * keys - queries + 1) / 2
+    return Case(
+        f"{heads} heads, 1 of keys in int8, {queries} queries {keys} keys, {key} and {value} wide",
+        lambda: paged_attention(query, narrow, narrow[..., : row_bytes(value)], table, starts, scale),
+        lambda: paged_attention(query, half, half[..., :value], table, starts, scale),
+        2.0 * heads * seen * (key + value),
+        4.0 * heads * queries * (key + value) + keys * row_bytes(key),
+    )
 
 
 def elementwise() -> Iterator[Case]:

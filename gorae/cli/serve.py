@@ -6,7 +6,9 @@ Binds to this machine alone unless --serve.host says otherwise.
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+from gorae.config import CacheType
 from gorae.recipes import ServeSettings, serve_model
 
 EXAMPLE = "gorae serve runs/laptop/rl/model --serve.port 8080"
@@ -19,8 +21,13 @@ class Settings:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="folder, Hugging Face id or .gguf file, with its tokenizer")
+    parser.add_argument(
+        "--cache-type",
+        choices=get_args(CacheType),
+        help="of what is remembered of a quantised model: bfloat16 (default), or int8 in about half the memory",
+    )
     parser.set_defaults(settings=Settings())
 
 
 def run(args: argparse.Namespace) -> None:
-    serve_model(args.model, args.settings.serve)
+    serve_model(args.model, args.settings.serve, cache_type=args.cache_type)

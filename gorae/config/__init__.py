@@ -5,8 +5,10 @@ Nouns: `ModelConfig`, `Parameters`, `PRESETS`, and settings, which are any neste
 """
 
 from gorae.config.count import (
+    CacheType,
     Parameters,
     cache_bytes_per_token,
+    cache_type_of,
     count_parameters,
     experts_chosen,
     forward_flops,
@@ -20,11 +22,13 @@ from gorae.config.settings import as_dict, from_dict, listing, override, read, s
 
 __all__ = [
     "PRESETS",
+    "CacheType",
     "ModelConfig",
     "Parameters",
     "RopeScaling",
     "as_dict",
     "cache_bytes_per_token",
+    "cache_type_of",
     "count_parameters",
     "experts_chosen",
     "forward_flops",

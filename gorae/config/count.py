@@ -5,8 +5,11 @@ activations are left out, as the published figures leave them out. It knows no c
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from gorae.config.model import ModelConfig
+
+CacheType = Literal["float32", "bfloat16", "int8"]  # of what is remembered; int8 in groups of 32 with a scale each
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,27 @@ def training_flops(config: ModelConfig, num_tokens: float, *, context: float) ->
     )
 
 
-def cache_bytes_per_token(config: ModelConfig, *, is_fast: bool = False) -> int:
-    """What a token takes in the cache: expanded keys and values in float32; in fast mode latents, in bfloat16."""
+def cache_bytes_per_token(config: ModelConfig, *, is_fast: bool = False, cache_type: CacheType | None = None) -> int:
+    """What a token takes in the cache: expanded keys and values in float32; in fast mode latents, narrower."""
+    held = cache_type_of(cache_type, is_fast=is_fast)
     if is_fast and config.latent_dim is not None:
-        return 2 * config.num_layers * (config.latent_dim + config.rope_dim)
-    return (2 if is_fast else 4) * config.num_layers * config.key_heads * (config.key_dim + config.value_dim)
+        return config.num_layers * _row_bytes(config.latent_dim + config.rope_dim, held)
+    heads = config.num_layers * config.key_heads
+    return heads * (_row_bytes(config.key_dim, held) + _row_bytes(config.value_dim, held))
+
+
+def cache_type_of(wanted: CacheType | None, *, is_fast: bool) -> CacheType:
+    """What a cache holds: in exact mode float32, in fast mode what is wanted, bfloat16 unless something is.
+
+    Raises ValueError for what is none, and for fewer bits than exact mode computes with.
+    """
+    if wanted not in (None, *get_args(CacheType)):
+        raise ValueError(f"cache_type={wanted} is none of {', '.join(get_args(CacheType))}")
+    if not is_fast and wanted not in (None, "float32"):
+        raise ValueError(
+            f"cache_type={wanted} rounds what exact mode remembers; load the model with mode='fast', or leave it out"
+        )
+    return wanted or ("bfloat16" if is_fast else "float32")
 
 
 def weights_read(config: ModelConfig, num_tokens: float = 1) -> float:
@@ -96,6 +115,11 @@ def experts_chosen(config: ModelConfig, num_tokens: float) -> float:
     if not config.num_experts:
         return 0.0
     return config.num_experts * (1 - (1 - config.num_active_experts / config.num_experts) ** num_tokens)
+
+
+def _row_bytes(width: int, held: CacheType) -> int:
+    """A row of so many numbers; at 8 bits, each 32 have a scale of two bytes."""
+    return {"float32": 4 * width, "bfloat16": 2 * width, "int8": width + 2 * -(-width // 32)}[held]
 
 
 def _attention_weights(config: ModelConfig) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gorae.config import ModelConfig, cache_bytes_per_token
+from gorae.config import CacheType, ModelConfig, cache_bytes_per_token
 from gorae.engine.broken import require_numbers
 from gorae.engine.constrain import Constraint, Grammars, Guide
 from gorae.engine.draft import Mode, Places, Speculation
@@ -81,6 +81,8 @@ class Engine:
 
     cache_tokens: tokens the cache may hold, those of known prefixes among them; by default what half of the memory
         available now has room for. Prompt and reply together are at most this long.
+    cache_type: "float32", "bfloat16" or "int8", of what the cache holds: float32 alone in exact mode, bfloat16 in fast
+        mode unless told otherwise. int8 takes about half of that and rounds more.
     prefill_tokens: tokens of prompts that a step may read, in whole key pages of 32; running requests go on meanwhile.
     prefix_cache: keep what has been read for requests that begin alike.
     speculation: try guesses of the next tokens, which changes no token and no log-probability: "ngram" takes them from
@@ -95,6 +97,7 @@ class Engine:
         *,
         max_batch: int = 256,
         cache_tokens: int | None = None,
+        cache_type: CacheType | None = None,
         prefill_tokens: int = 2048,
         prefix_cache: bool = True,
         speculation: Mode | None = None,
@@ -107,9 +110,10 @@ class Engine:
         if prefill_tokens < TILE_KEYS or prefill_tokens % TILE_KEYS:
             raise ValueError(f"prefill_tokens={prefill_tokens} must be {TILE_KEYS} or a multiple of it")
         if cache_tokens is None:
-            token_bytes = cache_bytes_per_token(model.config, is_fast=model.network.is_fast)
-            if speculation in ("auto", "mtp") and model.network.mtp:
-                token_bytes += token_bytes // model.config.num_layers  # its module remembers, as a layer does
+            is_fast = model.network.is_fast
+            token_bytes = cache_bytes_per_token(model.config, is_fast=is_fast, cache_type=cache_type)
+            if speculation in ("auto", "mtp") and model.network.mtp:  # its module remembers, as a layer does
+                token_bytes += cache_bytes_per_token(model.config, is_fast=is_fast) // model.config.num_layers
             cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // token_bytes)
         if cache_tokens < TILE_KEYS:
             raise ValueError(f"cache_tokens={cache_tokens} must be at least {TILE_KEYS}, one page of keys")
@@ -124,6 +128,7 @@ class Engine:
             prefix_cache=prefix_cache,
             folder=None if prefix_folder is None else PageFolder(Path(prefix_folder), prefix_folder_bytes),
             count=count,
+            cache_type=cache_type,
         )
         self.speculation = Speculation(model.network, speculation, count=count)
         self.waiting: deque[Request] = deque()  # the oldest first, and all younger than those admitted

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gorae.config import forward_flops
+from gorae.config import CacheType, forward_flops
 from gorae.engine.passage import Passage
 from gorae.engine.prefixes import PrefixCache
 from gorae.engine.shortage import is_shortage
@@ -38,8 +38,10 @@ class Runner:
         prefix_cache: bool,
         count: Count | None,
         folder: PageFolder | None = None,
+        cache_type: CacheType | None = None,
     ) -> None:
         self.network = network
+        self.cache_type: CacheType | None = cache_type
         self.folder = folder
         self.num_pages = num_pages
         self.prefix_cache = prefix_cache
@@ -49,7 +51,12 @@ class Runner:
     def renew(self) -> None:
         """Free all memory, and begin with a cache of the network as it now is."""
         try:
-            self.cache = Cache(self.network.config, num_pages=self.num_pages, is_fast=self.network.is_fast)
+            self.cache = Cache(
+                self.network.config,
+                num_pages=self.num_pages,
+                is_fast=self.network.is_fast,
+                cache_type=self.cache_type,
+            )
         except RuntimeError as error:
             if not is_shortage(error):
                 raise
@@ -188,7 +195,7 @@ class Runner:
 
     def page_keys(self, sequence: Sequence[int]) -> Iterator[str]:
         if self.fingerprint is None:
-            self.fingerprint = fingerprint_of(self.network)
+            self.fingerprint = fingerprint_of(self.network, self.cache_type)
         return page_keys(self.fingerprint, sequence)
 
     def make_room(self, lengths: Sequence[int], *, first: int = 0) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gorae.config import CacheType, cache_type_of
 from gorae.kernels import TILE_KEYS, kernels_in_use
 from gorae.model import Network
 from gorae.observe import log, processor_name
@@ -101,9 +102,10 @@ def page_keys(fingerprint: str, sequence: Sequence[int]) -> Iterator[str]:
         yield key
 
 
-def fingerprint_of(network: Network) -> str:
-    """What the bits of a page depend on but its tokens: the config, every byte of the weights, and the kernels."""
-    others = (network.config, network.is_fast, TILE_KEYS, kernels_in_use(), torch.__version__, processor_name())
+def fingerprint_of(network: Network, cache_type: CacheType | None = None) -> str:
+    """What the bits of a page depend on but its tokens: the config, every byte of the weights, kernels, type."""
+    modes = network.is_fast, cache_type_of(cache_type, is_fast=network.is_fast)
+    others = (network.config, *modes, TILE_KEYS, kernels_in_use(), torch.__version__, processor_name())
     digest = hashlib.sha256(repr(others).encode())
     for name, tensor in sorted(held_tensors(network), key=lambda one: one[0]):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -7,6 +7,7 @@ gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` ro
 
 from gorae.kernels.attention import attention, cached_attention
 from gorae.kernels.backend import kernels_in_use
+from gorae.kernels.byte_rows import byte_rows, row_bytes, row_width, wide_rows
 from gorae.kernels.experts import expert_mlp
 from gorae.kernels.gated_mlp import gated_mlp
 from gorae.kernels.head_linear import head_linear
@@ -39,6 +40,7 @@ __all__ = [
     "Weight",
     "attention",
     "bands",
+    "byte_rows",
     "cached_attention",
     "expert_load",
     "expert_mlp",
@@ -56,9 +58,12 @@ __all__ = [
     "rotary_angles",
     "rotate",
     "route",
+    "row_bytes",
+    "row_width",
     "sigmoid",
     "swiglu",
     "unpack",
     "whole",
     "whole_pages",
+    "wide_rows",
 ]

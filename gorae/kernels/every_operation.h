@@ -1,6 +1,7 @@
 // The kernels of one instruction set: GORAE_SET names it, and its lanes have been included before.
 
 #include "attention/cpu.cc"
+#include "byte_rows/cpu.cc"
 #include "experts/cpu.cc"
 #include "experts/quantised.cc"
 #include "linear/cpu.cc"
@@ -27,6 +28,8 @@ const Operations GORAE_NAMED(GORAE_SET, operations) = {
     GORAE_SET::attention,
     GORAE_SET::paged_attention<float>,
     GORAE_SET::paged_attention<Bfloat16>,
+    GORAE_SET::paged_attention<RowByte>,
+    GORAE_SET::byte_rows,
     GORAE_SET::rms_norm,
     GORAE_SET::sigmoid,
     GORAE_SET::swiglu,

@@ -54,6 +54,11 @@ inline Lanes load(const Bfloat16* from) {
             vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(bits), 16))};
 }
 
+inline Lanes load(const RowByte* from) {
+    const int16x8_t wide = vmovl_s8(vld1_s8(reinterpret_cast<const std::int8_t*>(from)));
+    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(wide)))};
+}
+
 // Sixteen bfloat16 of a panel: numbers 0 to 7 lie in the lower halves of 32 bits, 8 to 15 in the upper ones.
 inline void load_halves(const Bfloat16* from, Lanes& left, Lanes& right) {
     const uint32x4_t first = vreinterpretq_u32_u16(bits_of(from)), second = vreinterpretq_u32_u16(bits_of(from + 8));

@@ -78,6 +78,9 @@ inline void load_halves(const Bfloat16* from, Lanes& left, Lanes& right) {
     right = each_lane([&](int i) { return widened(from[2 * i + 1]); });
 }
 
+inline Lanes load(const RowByte* from) {
+    return each_lane([&](int i) { return static_cast<float>(from[i].number); });
+}
 inline Lanes load(const Bfloat16* from) {
     return each_lane([&](int i) { return widened(from[i]); });
 }

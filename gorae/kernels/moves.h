@@ -51,15 +51,14 @@ void move_rows(const From* from, To* to, const Move& move) {
             }
 }
 
-// Numbers [B, T, J, K] of tokens into page pages[b, t], place places[b, t] of each; the steps of a page, place and head.
-template <class Number>
-void write_pages(const Number* from, const long sizes[4], const long steps[3], const std::int64_t* pages,
-                 const std::int64_t* places, Number* to, const long to_steps[3]) {
+// Bytes [B, T, J, row] of tokens into page pages[b, t], place places[b, t] of each; the steps of a page, place and head.
+inline void write_pages(const char* from, const long sizes[4], const long steps[3], const std::int64_t* pages,
+                        const std::int64_t* places, char* to, const long to_steps[3]) {
     for (long sequence = 0; sequence < sizes[0]; ++sequence)
         for (long token = 0; token < sizes[1]; ++token, ++pages, ++places)
             for (long head = 0; head < sizes[2]; ++head)
                 std::memcpy(to + *pages * to_steps[0] + *places * to_steps[1] + head * to_steps[2],
-                            from + sequence * steps[0] + token * steps[1] + head * steps[2], sizes[3] * sizeof(Number));
+                            from + sequence * steps[0] + token * steps[1] + head * steps[2], sizes[3]);
 }
 
 }  // namespace gorae

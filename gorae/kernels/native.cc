@@ -146,17 +146,13 @@ void bind_moves(nb::module_& set) {
         else
             move_rows(reinterpret_cast<const float*>(from), reinterpret_cast<float*>(to), move);
     });
-    set.def("write_pages", [](Address from, bool is_bfloat16, Four sizes, Three steps, Address pages, Address places,
-                              Address to, Three to_steps) {
+    set.def("write_pages", [](Address from, Four sizes, Three steps, Address pages, Address places, Address to,
+                              Three to_steps) {
         const long size[] = {std::get<0>(sizes), std::get<1>(sizes), std::get<2>(sizes), std::get<3>(sizes)};
         const long step[] = {std::get<0>(steps), std::get<1>(steps), std::get<2>(steps)};
         const long to_step[] = {std::get<0>(to_steps), std::get<1>(to_steps), std::get<2>(to_steps)};
-        const auto run = [&](auto number) {
-            using Number = decltype(number);
-            write_pages(reinterpret_cast<const Number*>(from), size, step, reinterpret_cast<const std::int64_t*>(pages),
-                        reinterpret_cast<const std::int64_t*>(places), reinterpret_cast<Number*>(to), to_step);
-        };
-        is_bfloat16 ? run(Bfloat16{}) : run(float{});
+        write_pages(reinterpret_cast<const char*>(from), size, step, reinterpret_cast<const std::int64_t*>(pages),
+                    reinterpret_cast<const std::int64_t*>(places), reinterpret_cast<char*>(to), to_step);
     });
 }
 
@@ -230,7 +226,7 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
         Release());
     set.def(
         "paged_attention",
-        [&operations](Steps query, Steps key, Steps value, bool is_bfloat16, std::tuple<Places, Address> tables,
+        [&operations](Steps query, Steps key, Steps value, int number_bytes, std::tuple<Places, Address> tables,
                       std::tuple<long, long, long, long, long, long> sizes, float scale, Address y, int threads) {
             auto [table, starts] = tables;
             auto [sequences, heads, key_heads, queries, key_width, value_width] = sizes;
@@ -241,10 +237,18 @@ void bind(nb::module_& parent, const char* name, const Operations& operations) {
                                               sequences, heads, key_heads, queries, key_width, value_width, scale,
                                               reinterpret_cast<float*>(y)};
             };
-            if (is_bfloat16)
-                operations.paged_attention_bfloat16(job(Bfloat16{}), threads);
-            else
-                operations.paged_attention_float32(job(float{}), threads);
+            switch (number_bytes) {
+                case 1: return operations.paged_attention_bytes(job(RowByte{}), threads);
+                case 2: return operations.paged_attention_bfloat16(job(Bfloat16{}), threads);
+                case 4: return operations.paged_attention_float32(job(float{}), threads);
+            }
+        },
+        Release());
+    set.def(
+        "byte_rows",
+        [&operations](Address x, long rows, long width, long x_stride, Address y, int threads) {
+            operations.byte_rows(matrix<const float>(x, rows, width, x_stride), reinterpret_cast<std::int8_t*>(y),
+                                 threads);
         },
         Release());
     set.def(

@@ -23,6 +23,11 @@ struct Half {
     std::uint16_t bits;
 };
 
+// Of a row of scales and numbers, as byte_rows/__init__.py says; alone, a number without its scale.
+struct RowByte {
+    std::int8_t number;
+};
+
 template <class Number>
 struct Matrix {
     Number* numbers;
@@ -218,6 +223,9 @@ struct Operations {
     // the same over pages; a query sees the tokens up to its own
     void (*paged_attention_float32)(const PagedAttention<float>& job, int threads);
     void (*paged_attention_bfloat16)(const PagedAttention<Bfloat16>& job, int threads);
+    void (*paged_attention_bytes)(const PagedAttention<RowByte>& job, int threads);
+    // x in the rows of bytes that the last one reads, one after the other
+    void (*byte_rows)(Matrix<const float> x, std::int8_t* y, int threads);
     // y = x · inverse · weight with inverse = 1 / sqrt(mean(x²) + eps), row by row
     void (*rms_norm)(Matrix<const float> x, const float* weight, float eps, Matrix<float> y, float* inverse,
                      int threads);

@@ -142,11 +142,13 @@ def put(held: Tensor, indices: Sequence[Tensor | None], values: Tensor) -> list[
     match indices:
         case [Tensor() as pages, None, Tensor() as places] if held.ndim == 4:
             values = values.expand(*pages.shape, *held.shape[1::2])
-            is_plain = held.dtype in (torch.float32, torch.bfloat16) and held.stride(-1) == values.stride(-1) == 1
+            is_plain = held.stride(-1) == values.stride(-1) == 1
             if is_plain and pages.is_contiguous() and places.is_contiguous():
-                source = values.data_ptr(), held.dtype == torch.bfloat16, tuple(values.shape), values.stride()[:3]
-                steps = held.stride(0), held.stride(2), held.stride(1)
-                target = pages.data_ptr(), places.data_ptr(), held.data_ptr(), steps
+                size, sizes = held.itemsize, values.shape
+                steps = tuple(size * step for step in values.stride()[:3])
+                held_steps = size * held.stride(0), size * held.stride(2), size * held.stride(1)
+                source = values.data_ptr(), (*sizes[:3], size * sizes[3]), steps
+                target = pages.data_ptr(), places.data_ptr(), held.data_ptr(), held_steps
                 return [partial(moves.write_pages, *source, *target)]
     return [partial(held.__setitem__, tuple(slice(None) if one is None else one for one in indices), values)]
 

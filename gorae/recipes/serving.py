@@ -9,6 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from gorae.app import create_app
+from gorae.config import CacheType
 from gorae.engine import Engine
 from gorae.observe import log
 from gorae.recipes.run import BEGUN, load_chat_model
@@ -54,9 +55,9 @@ def example_questions(count: int = 2) -> list[dict[str, str]]:
     return [{"language": problem.language, "text": problem.prompt} for problem in problems]
 
 
-def serve_model(path: Path, wanted: ServeSettings) -> None:
+def serve_model(path: Path, wanted: ServeSettings, *, cache_type: CacheType | None = None) -> None:
     """Serve the model in `path`, API and page, until Ctrl-C."""
-    api = _api(path, create_app(**words_of_the_page(path)))
+    api = _api(path, create_app(**words_of_the_page(path)), cache_type)
     name = model_name(path)
     serve(api, wanted.host, wanted.port, on_ready=lambda address: log(f"serving {name} at {address} until Ctrl-C"))
 
@@ -68,9 +69,9 @@ def served_model(path: Path) -> Iterator[str]:
         yield f"{address}/v1"
 
 
-def _api(path: Path, page: ASGIApp | None = None) -> ASGIApp:
+def _api(path: Path, page: ASGIApp | None = None, cache_type: CacheType | None = None) -> ASGIApp:
     model = load_chat_model(path)
-    engine = Engine(model, prefill_tokens=PREFILL_TOKENS, speculation="auto")
+    engine = Engine(model, prefill_tokens=PREFILL_TOKENS, speculation="auto", cache_type=cache_type)
     return create_api(engine, model.tokenizer, model_name(path), max_positions=engine.max_positions, page=page)
 
 

@@ -104,8 +104,17 @@ def test_evaluate_measures_a_folder_in_a_mode_and_prints_a_table(calls, capsys, 
 
 def test_serve_serves_a_folder_where_it_is_told(calls):
     assert main(["serve", "some/model", "--serve.host", "0.0.0.0", "--serve.port", "9000"]) == 0
-    ((_, path, wanted, _),) = calls
+    ((_, path, wanted, named),) = calls
     assert (path, wanted.host, wanted.port) == (Path("some/model"), "0.0.0.0", 9000)
+    assert named == {"cache_type": None}
+
+
+def test_serve_is_told_what_the_cache_holds(calls, capsys):
+    assert main(["serve", "some/model", "--cache-type", "int8"]) == 0
+    assert calls[0][-1] == {"cache_type": "int8"}
+    with pytest.raises(SystemExit):
+        main(["serve", "some/model", "--cache-type", "int4"])
+    assert "invalid choice: 'int4'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["serve", "evaluate"])

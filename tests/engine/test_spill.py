@@ -61,6 +61,13 @@ def test_exact_and_fast_mode_share_no_page(model, tmp_path):
     assert Engine(fast, prefix_folder=tmp_path).generate([LONG], PARAMS)[0].num_cached == 0
 
 
+def test_caches_of_two_types_share_no_page(model, tmp_path):
+    fast = Model(made_fast(deepcopy(model.network)), model.config, model.tokenizer)
+    for cache_type, num_cached in (("bfloat16", 0), ("int8", 0), (None, 96), ("int8", 96)):
+        engine = Engine(fast, prefix_folder=tmp_path, cache_type=cache_type)
+        assert engine.generate([LONG], PARAMS)[0].num_cached == num_cached
+
+
 def cut_short(path):
     path.write_bytes(path.read_bytes()[:-50])
 

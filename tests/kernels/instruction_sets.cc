@@ -4,6 +4,7 @@
 // many results there were, how many of them differ, and a number made of all bits, the same on every processor. What is
 // no number may have any bits that say so. Ends with 1 where results differ.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -328,9 +329,36 @@ static void cached_attentions(Draw& draw) {
         }
 }
 
+// Numbers that lie side by side for a row of `width`, and such rows.
 template <class Number>
-static void paged(Draw& draw, const char* name, std::vector<Number> (Draw::*drawn)(long),
-                  void (*Operations::* of)(const PagedAttention<Number>&, int)) {
+static long held_width(long width) {
+    return sizeof(Number) == 1 ? width + (width + 31) / 32 * 2 : width;
+}
+static void draw_rows(Draw& draw, long rows, long width, std::vector<float>& drawn) { drawn = draw.numbers(rows * width); }
+static void draw_rows(Draw& draw, long rows, long width, std::vector<Bfloat16>& drawn) {
+    drawn = draw.bfloats(rows * width);
+}
+static void draw_rows(Draw& draw, long rows, long width, std::vector<RowByte>& drawn) {
+    const auto wide = draw.numbers(rows * width);
+    drawn.resize(rows * held_width<RowByte>(width));
+    portable_operations.byte_rows({wide.data(), rows, width, width}, &drawn[0].number, 1);
+}
+
+static void bytes(Draw& draw) {
+    for (long rows : {1, 3, 300})
+        for (long width : {1, 31, 64, 100}) {
+            const auto x = draw.numbers(rows * width);
+            const long count = rows * held_width<RowByte>(width);
+            compare("byte_rows", count, [&](const Operations& set, float* y, int threads) {
+                std::vector<std::int8_t> held(count);
+                set.byte_rows({x.data(), rows, width, width}, held.data(), threads);
+                std::copy(held.begin(), held.end(), y);
+            });
+        }
+}
+
+template <class Number>
+static void paged(Draw& draw, const char* name, void (*Operations::* of)(const PagedAttention<Number>&, int)) {
     const long sequences = 2, heads = 4, page_tokens = 32, pages_each = 12;
     for (long queries : {1, 3, 40})
         for (long before : {0, 31, 300})
@@ -339,12 +367,16 @@ static void paged(Draw& draw, const char* name, std::vector<Number> (Draw::*draw
                 const long value_width = is_latent ? 36 : 17;
                 const auto query = draw.numbers(sequences * heads * queries * key_width);
                 const long num_pages = sequences * pages_each, tokens = num_pages * key_heads * page_tokens;
-                const auto keys = (draw.*drawn)(tokens * key_width), values = (draw.*drawn)(tokens * value_width);
+                std::vector<Number> keys, values;
+                draw_rows(draw, tokens, key_width, keys);
+                draw_rows(draw, tokens, value_width, values);
                 std::vector<std::int64_t> table(num_pages), starts = {before, before / 2};
                 for (long i = 0; i < num_pages; ++i) table[i] = num_pages - 1 - i;
-                const Pages<Number> key{keys.data(), key_heads * page_tokens * key_width, page_tokens * key_width, key_width};
-                const Pages<Number> apart{values.data(), key_heads * page_tokens * value_width, page_tokens * value_width,
-                                          value_width};
+                const auto pages_of = [&](const std::vector<Number>& held, long width) {
+                    const long step = held_width<Number>(width);
+                    return Pages<Number>{held.data(), key_heads * page_tokens * step, page_tokens * step, step};
+                };
+                const Pages<Number> key = pages_of(keys, key_width), apart = pages_of(values, value_width);
                 const PagedAttention<Number> job{
                     {query.data(), heads * queries * key_width, queries * key_width, key_width},
                     key, is_latent ? key : apart, {table.data(), pages_each, page_tokens}, starts.data(), sequences, heads,
@@ -419,8 +451,10 @@ int main() {
     rotations(draw);
     attentions(draw);
     cached_attentions(draw);
-    paged<float>(draw, "paged float32", &Draw::numbers, &Operations::paged_attention_float32);
-    paged<Bfloat16>(draw, "paged bfloat16", &Draw::bfloats, &Operations::paged_attention_bfloat16);
+    paged<float>(draw, "paged float32", &Operations::paged_attention_float32);
+    paged<Bfloat16>(draw, "paged bfloat16", &Operations::paged_attention_bfloat16);
+    paged<RowByte>(draw, "paged bytes", &Operations::paged_attention_bytes);
+    bytes(draw);
     quantised(draw);
     const auto x = draw.numbers(3 * 40), weight = draw.numbers(5 * 40);
     std::vector<float> small(x.size(), 1e-20f), weights(weight.size(), 1e-20f);

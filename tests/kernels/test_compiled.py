@@ -114,13 +114,14 @@ def test_every_instruction_set_gives_the_same_bits(shape):
 @given(st.integers(1, 40), st.integers(0, 300), st.sampled_from([(1, 5), (2, 4), (1, 16)]), st.integers(0, 1000))
 def test_every_instruction_set_gives_attention_over_pages_the_same_bits(queries, before, heads, seed):
     key_heads, num_heads = heads
-    pages = drawn(seed, 12, key_heads, 32, 21).bfloat16()
-    query, table = drawn(1, 1, queries, num_heads * key_heads, 21), torch.arange(12)[None]
-    mixed = kernels.paged_attention(query, pages, pages[..., :13], table, torch.tensor([before]), 0.3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "CHOSEN", "portable")
-        again = kernels.paged_attention(query, pages, pages[..., :13], table, torch.tensor([before]), 0.3)
-    assert torch.equal(again, mixed)
+    numbers = drawn(seed, 12, key_heads, 32, 45)
+    query, table = drawn(1, 1, queries, num_heads * key_heads, 45), torch.arange(12)[None]
+    for pages, end in ((numbers.bfloat16(), 37), (kernels.byte_rows(numbers), kernels.row_bytes(37))):
+        mixed = kernels.paged_attention(query, pages, pages[..., :end], table, torch.tensor([before]), 0.3)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend, "CHOSEN", "portable")
+            again = kernels.paged_attention(query, pages, pages[..., :end], table, torch.tensor([before]), 0.3)
+        assert torch.equal(again, mixed)
 
 
 @pytest.mark.parametrize("num_rows", [1, 7])

@@ -5,11 +5,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gorae.kernels import TILE_KEYS
+from gorae.kernels import TILE_KEYS, byte_rows, row_bytes, wide_rows
 
 # (heads, key heads, key width, value width); None: values are the beginning of the keys, as latents are
 FORMS = [(1, 1, 1, None), (3, 1, 17, 11), (4, 2, 20, 12), (5, 1, 24, None), (16, 1, 80, None), (6, 6, 33, 16)]
+TYPES = [torch.float32, torch.bfloat16, torch.int8]
 few_examples = settings(max_examples=30, deadline=None, derandomize=True)
+
+
+def kept(numbers, dtype):
+    return byte_rows(numbers) if dtype == torch.int8 else numbers.to(dtype)
+
+
+def wide(held):
+    return wide_rows(held) if held.dtype == torch.int8 else held.float()
 
 
 class Case:
@@ -23,12 +32,13 @@ class Case:
         self.query = self.normal(len(starts), num_queries, heads, width)
         lengths = [start + num_queries for start in starts]
         held = [
-            [self.normal(key_heads, length, one).to(dtype) for one in (width, value_width or 0)] for length in lengths
+            [kept(self.normal(key_heads, length, one), dtype) for one in (width, value_width or 0)]
+            for length in lengths
         ]
         numbers = torch.randperm(len(starts) * num_pages, generator=self.generator).view(len(starts), num_pages)
-        self.table, self.held = numbers, held
+        self.table, self.held = numbers, [[wide(one) for one in kinds] for kinds in held]
         self.pages = [
-            torch.full((numbers.numel() + 1, key_heads, TILE_KEYS, one), filler).to(dtype)
+            kept(torch.full((numbers.numel() + 1, key_heads, TILE_KEYS, one), filler), dtype)
             for one in (width, value_width or 0)
         ]
         for row, kinds in enumerate(held):
@@ -42,7 +52,9 @@ class Case:
     @property
     def keys_and_values(self):
         keys, values = self.pages
-        return (keys, values) if self.latent_width is None else (keys, keys[..., : self.latent_width])
+        if self.latent_width is None:
+            return keys, values
+        return keys, keys[..., : row_bytes(self.latent_width) if keys.dtype == torch.int8 else self.latent_width]
 
     def attend(self, door, rows=slice(None), queries=slice(None)):
         first = range(self.query.shape[1])[queries].start if self.query.shape[1] else 0
@@ -62,7 +74,7 @@ class Case:
         return torch.stack(rows)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("starts", "num_queries"), [([0], 1), ([0, 63, 5], 2), ([31, 700], 1), ([0], 70), ([250], 9)])
 def test_values_are_those_of_softmax_attention_and_what_nobody_sees_may_be_no_number(
@@ -73,16 +85,16 @@ def test_values_are_those_of_softmax_attention_and_what_nobody_sees_may_be_no_nu
     torch.testing.assert_close(case.attend(doors.paged_attention).double(), case.expected(), rtol=0, atol=2e-5)
 
 
-def test_no_queries_and_no_sequences_give_nothing(doors):
-    case = Case(FORMS[3], [4, 40], 3)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_no_queries_and_no_sequences_give_nothing(doors, dtype):
+    case = Case(FORMS[3], [4, 40], 3, dtype=dtype)
     assert case.attend(doors.paged_attention, queries=slice(0, 0)).shape == (2, 0, 5, 18)
     assert case.attend(doors.paged_attention, rows=slice(0, 0)).shape == (0, 3, 5, 18)
 
 
 @few_examples
-@given(st.sampled_from(FORMS), st.integers(0, 600), st.integers(1, 70), st.integers(0, 100), st.booleans())
-def test_a_query_alone_gets_the_bits_it_gets_in_a_chunk_among_others(doors, form, before, num_queries, seed, narrow):
-    dtype = torch.bfloat16 if narrow else torch.float32
+@given(st.sampled_from(FORMS), st.integers(0, 600), st.integers(1, 70), st.integers(0, 100), st.sampled_from(TYPES))
+def test_a_query_alone_gets_the_bits_it_gets_in_a_chunk_among_others(doors, form, before, num_queries, seed, dtype):
     case = Case(form, [before, 3, 77], num_queries, seed=seed, dtype=dtype)
     whole = case.attend(doors.paged_attention)
     half = num_queries // 2
@@ -93,10 +105,11 @@ def test_a_query_alone_gets_the_bits_it_gets_in_a_chunk_among_others(doors, form
             assert torch.equal(case.attend(doors.paged_attention, *one), whole[one])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("starts", "num_queries"), [([2000], 1), ([900, 10, 300], 1), ([300], 40)])
-def test_one_and_two_threads_and_other_pages_give_the_same_bits(doors, at_threads, form, starts, num_queries):
-    case = Case(form, starts, num_queries)
+def test_one_and_two_threads_and_other_pages_give_the_same_bits(doors, at_threads, form, starts, num_queries, dtype):
+    case = Case(form, starts, num_queries, dtype=dtype)
     one, two = (at_threads(number, lambda: case.attend(doors.paged_attention)) for number in (1, 2))
     assert torch.equal(one, two)
     moved = torch.randperm(len(case.pages[0]), generator=case.generator)
@@ -105,9 +118,32 @@ def test_one_and_two_threads_and_other_pages_give_the_same_bits(doors, at_thread
     assert torch.equal(case.attend(doors.paged_attention), one)
 
 
-def test_bfloat16_pages_give_the_bits_of_their_numbers_in_float32(doors):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_narrow_pages_give_the_bits_of_their_numbers_in_float32(doors, dtype):
     for form in FORMS:
-        case = Case(form, [10, 290], 12)
+        case = Case(form, [10, 290], 12, dtype=dtype)
         narrow = case.attend(doors.paged_attention)
-        case.pages = [pages.float() for pages in case.pages]
+        case.pages = [wide(pages) for pages in case.pages]
         assert torch.equal(case.attend(doors.paged_attention), narrow)
+
+
+@pytest.mark.parametrize(("tails", "most"), [("normal", 0.02), ("heavy", 0.05), ("columns", 0.03)])
+def test_in_int8_attention_over_latents_is_off_by_hundredths_at_most(doors, tails, most):
+    """The norm of the error beside that of the result: 16 queries over 512 latents and their rotary keys, scores of
+    deviation 3. The largest of three seeds was 0.011, 0.029 and 0.021; with bfloat16 0.004, 0.005 and 0.003.
+    """
+    generator = torch.Generator().manual_seed(0)
+    latent_width, width = 512, 576
+    keys = torch.randn(16, 1, TILE_KEYS, width, generator=generator)
+    if tails == "heavy":  # Student's distribution with three degrees of freedom
+        keys /= torch.randn(*keys.shape, 3, generator=generator).square().mean(-1).sqrt()
+    elif tails == "columns":
+        keys[..., ::50] *= 10
+    keys[..., :latent_width] /= keys[..., :latent_width].square().mean(-1, keepdim=True).sqrt()
+    query = torch.randn(1, 1, 16, width, generator=generator)
+    scale = 3 / torch.einsum("bthk,njpk->hnp", query, keys).std().item()
+    table, starts = torch.arange(16)[None], torch.tensor([511])
+    exact = doors.paged_attention(query, keys, keys[..., :latent_width], table, starts, scale)
+    held = byte_rows(keys)
+    found = doors.paged_attention(query, held, held[..., : row_bytes(latent_width)], table, starts, scale)
+    assert (found - exact).norm() < most * exact.norm()

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from gorae.config import cache_bytes_per_token
+from gorae.kernels import byte_rows, wide_rows
 from gorae.model import Cache
 
 
@@ -128,6 +130,27 @@ def test_padding_takes_no_pages_of_a_bounded_cache(config):
     assert cache.book.num_used == 4
     with pytest.raises(AssertionError, match="all 4 pages are used"):
         cache.reserve(1, 33)
+
+
+def test_in_int8_a_token_is_held_as_rows_of_bytes_and_its_page_is_copied_and_stored_whole(config):
+    cache = Cache(config, 1, num_pages=4, is_fast=True, cache_type="int8")
+    cache.reserve(0, 40)
+    (memory, *_) = cache.memories(slice(0, 1), 40)
+    latents_B1TK = torch.randn(1, 1, 40, config.latent_dim + config.rope_dim)
+    keys, values, table, _ = memory.extend(latents_B1TK)
+    cache.lengths_B += 40
+    held = keys[table[0]].flatten(0, 2)[:40]
+    assert torch.equal(held, byte_rows(latents_B1TK[0, 0]))
+    assert torch.equal(wide_rows(values[table[0]].flatten(0, 2)[:40]), wide_rows(held)[:, : config.latent_dim])
+    cache.arrange([0, 0])
+    first, second = cache.held
+    assert first[0] == second[0]
+    assert torch.equal(keys[second[1], :, :8], keys[first[1], :, :8])
+    stored = cache.page_bytes(first[0])
+    assert len(stored) == 32 * cache_bytes_per_token(config, is_fast=True, cache_type="int8")
+    keys[first[0]] = 0
+    cache.fill_page(first[0], stored)
+    assert torch.equal(keys[first[0], 0], held[:32])
 
 
 @torch.no_grad()

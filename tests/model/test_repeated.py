@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from gorae.config import ModelConfig
+from gorae.config import CacheType, ModelConfig
 from gorae.kernels import TILE_KEYS, backend
 from gorae.model import Cache, Network, RepeatedPasses, made_fast
 
@@ -22,17 +22,17 @@ def network(request, network) -> Network:
     return made_fast(network) if request.param == "fast" else network
 
 
-def cache_of(network: Network, num_rows: int, *, num_pages: int = 40) -> Cache:
-    cache = Cache(network.config, num_pages=num_pages, is_fast=network.is_fast)
+def cache_of(network: Network, num_rows: int, *, num_pages: int = 40, cache_type: CacheType | None = None) -> Cache:
+    cache = Cache(network.config, num_pages=num_pages, is_fast=network.is_fast, cache_type=cache_type)
     for _ in range(num_rows):
         cache.add_row()
     return cache
 
 
 @torch.inference_mode()
-def walk(network: Network, num_rows: int, lengths, *, repeats: bool):
+def walk(network: Network, num_rows: int, lengths, *, repeats: bool, cache_type: CacheType | None = None):
     """Passes of so many tokens each, one after the other; all that they yield, and the passes where they repeat."""
-    cache, draw = cache_of(network, num_rows), torch.Generator().manual_seed(5)
+    cache, draw = cache_of(network, num_rows, cache_type=cache_type), torch.Generator().manual_seed(5)
     passes = RepeatedPasses(network, cache)
     rows, found = slice(0, num_rows), []
     for num_tokens in lengths:
@@ -54,6 +54,17 @@ def test_a_repeated_pass_gives_the_bits_of_the_network(network, num_rows):
     assert all(passes.passes.values())
     for ours, theirs in zip(found, expected, strict=True):
         assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("cache_type", ["float32", "int8"])
+def test_a_repeated_pass_over_any_type_of_cache_gives_the_bits_of_the_network(network, cache_type):
+    if not network.is_fast:
+        pytest.skip("exact mode remembers float32 alone")
+    lengths = [TILE_KEYS - 3, *[1] * 8, 2, 2, 2]
+    expected, _ = walk(network, 3, lengths, repeats=False, cache_type=cache_type)
+    found, passes = walk(network, 3, lengths, repeats=True, cache_type=cache_type)
+    assert all(passes.passes.values())
+    assert all(all(map(torch.equal, ours, theirs)) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_what_a_pass_gave_stays_when_it_is_repeated(network):

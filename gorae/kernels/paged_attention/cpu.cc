@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include "../byte_rows/cpu.cc"
 #include "../exponential.h"
 #include "../parts.h"
 #include "../threads.h"
@@ -150,6 +151,34 @@ inline void join(const Sums& sums, long row, const Sums& next, long next_row, lo
     });
 }
 
+// In whole eights, zeros behind the width; or no numbers, where the last group is none.
+template <class Number>
+void widen_row(const Number* from, long width, float* to) {
+    long k = 0;
+    for (; k + 8 <= width; k += 8) store(to + k, load(from + k));
+    if (k < width) {
+        Number last[8] = {};
+        std::memcpy(last, from + k, (width - k) * sizeof(Number));
+        store(to + k, load(last));
+    }
+}
+
+// Groups of 32, as byte_rows/__init__.py says; a number times its scale is exact.
+inline void widen_row(const RowByte* from, long width, float* to) {
+    for (; width > 0; width -= GROUP, from += ROW_SCALE_BYTES + GROUP, to += GROUP) {
+        const Lanes scale = broadcast(scale_at(from));
+        const RowByte* numbers = from + ROW_SCALE_BYTES;
+        RowByte last[GROUP] = {};
+        if (width < GROUP) {
+            std::memcpy(last, numbers, width);
+            numbers = last;
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+            if (8 * i < width) store(to + 8 * i, load(numbers + 8 * i) * scale);
+    }
+}
+
 // Some rows of the heads that share a key head, and all that a task needs of them.
 template <class Number>
 struct Rows {
@@ -175,19 +204,12 @@ struct Rows {
         }
     }
 
-    // Keys first to last of a sequence in float32, zeros behind their width.
+    // Keys first to last of a sequence in float32, up to a multiple of eight of their width.
     void widen(const Pages<Number>& pages, long width, long begin, long end, float* to, long stride) const {
         const long page_tokens = job.table.page_tokens;
         for (long key = begin; key < end; ++key, to += stride) {
             const Number* page = job.table.page(pages, sequence, key_head, key / page_tokens);
-            const Number* from = page + key % page_tokens * pages.token;
-            long k = 0;
-            for (; k + 8 <= width; k += 8) store(to + k, load(from + k));
-            if (k < width) {
-                Number last[8] = {};
-                std::memcpy(last, from + k, (width - k) * sizeof(Number));
-                store(to + k, load(last));
-            }
+            widen_row(page + key % page_tokens * pages.token, width, to);
         }
     }
 
