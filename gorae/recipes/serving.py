@@ -16,7 +16,7 @@ from gorae.recipes.settings import ServeSettings
 from gorae.server import create_api, serve, serving
 from gorae.tasks import LANGUAGES, draw_problem
 
-PREFILL_TOKENS = 512  # of a long prompt a step: so long do replies that are being written pause
+READ_WHILE_WRITING = 512  # tokens of a long prompt a step: so long do replies that are being written pause
 
 ABOUT = {
     "ko": (
@@ -70,7 +70,7 @@ def served_model(path: Path) -> Iterator[str]:
 
 def _api(path: Path, page: ASGIApp | None = None) -> ASGIApp:
     model = load_chat_model(path)
-    engine = Engine(model, prefill_tokens=PREFILL_TOKENS, speculation="auto")
+    engine = Engine(model, prefill_tokens_while_running=READ_WHILE_WRITING, speculation="auto")
     return create_api(engine, model.tokenizer, model_name(path), max_positions=engine.max_positions, page=page)
 
 
