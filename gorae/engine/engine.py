@@ -216,7 +216,10 @@ class Engine:
         """
         while self.running or self.reading.requests:
             self.preempt()
-        self.runner.clear()
+        if self.runner.passes.has_its_weights():
+            self.runner.clear()
+        else:
+            self.runner.renew()
         self.weights_version += 1
         self.watch = WeightsWatch(self.runner.network)
 
@@ -259,7 +262,7 @@ class Engine:
         admitted = sorted((*self.running, *self.reading.requests), key=lambda request: request.request_id)
         was_long = max(self.reading.num_new, default=0) > self.prefill_tokens_while_running < self.tokens_to_read
         self.running, self.reading = [], Reading()
-        self.runner.clear()
+        self.runner.renew()
         self.speculation.clear()
         if len(admitted) < 2 and not was_long:
             number = admitted[0].request_id if admitted else 0

@@ -44,10 +44,10 @@ class Runner:
         self.num_pages = num_pages
         self.prefix_cache = prefix_cache
         self.count = count
-        self.clear()
+        self.renew()
 
-    def clear(self) -> None:
-        """Free all rows and forget all prefixes."""
+    def renew(self) -> None:
+        """Free all memory, and begin with a cache of the network as it now is."""
         try:
             self.cache = Cache(self.network.config, num_pages=self.num_pages, is_fast=self.network.is_fast)
         except RuntimeError as error:
@@ -58,6 +58,11 @@ class Runner:
                 f"there is no memory for a cache of {num_tokens} tokens ({error}); give fewer cache_tokens"
             ) from error
         self.passes = RepeatedPasses(self.network, self.cache)
+        self.clear()
+
+    def clear(self) -> None:
+        """Free all rows and forget all prefixes, as weights may have changed in their place."""
+        self.cache.clear()
         self.prefixes = PrefixCache(self.cache.book)
         self.num_running = 0
         self.reading: list[tuple[int, ...]] = []

@@ -11,8 +11,10 @@
 
 namespace gorae {
 
-inline void sum_of_two(const float* left, const float* right, float* y, long count) {
-    for (long i = 0; i < count; ++i) y[i] = left[i] + right[i];
+// Rows of `left` and those of `right`, which may be one and the same.
+inline void sum_of_two(const float* left, const float* right, float* y, long rows, long width, long right_step) {
+    for (long row = 0; row < rows; ++row, left += width, right += right_step, y += width)
+        for (long i = 0; i < width; ++i) y[i] = left[i] + right[i];
 }
 
 inline void put_number(float from, float& to) { to = from; }

@@ -127,9 +127,9 @@ using Release = nb::call_guard<nb::gil_scoped_release>;
 using Four = std::tuple<long, long, long, long>;
 
 void bind_moves(nb::module_& set) {
-    set.def("add", [](Address left, Address right, Address y, long count) {
+    set.def("add", [](Address left, Address right, Address y, long rows, long width, long right_step) {
         sum_of_two(reinterpret_cast<const float*>(left), reinterpret_cast<const float*>(right),
-                   reinterpret_cast<float*>(y), count);
+                   reinterpret_cast<float*>(y), rows, width, right_step);
     });
     set.def("move", [](Address from, Four from_steps, bool is_bfloat16, Address to, Four to_steps, bool to_bfloat16,
                        Four sizes) {

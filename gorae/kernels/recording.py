@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gorae.kernels.backend import CHOSEN, COMPILED, LISTENING
+from gorae.kernels import backend
 
 Call = Callable[[], Any]
 
+moves: Any = next(iter(backend.COMPILED.values()), None)  # moves.h, the same for all instruction sets
 aten = torch.ops.aten
-COPYING = {aten.clone.default, aten.contiguous.default, aten.flatten.using_ints, aten.reshape.default, aten.to.dtype}
 LINE = 64  # bytes of a cache line
 
 
@@ -48,18 +48,17 @@ class Recording(TorchDispatchMode):
 
     def __init__(self, arena: Arena) -> None:
         super().__init__()
-        self.native, self.arena = COMPILED.get(CHOSEN), arena
-        self.is_whole = self.native is not None
+        self.arena, self.is_whole = arena, backend.CHOSEN in backend.COMPILED
         self.calls: list[Call] = []
         self.constants: dict[int, Tensor] = {}  # made of no tensor, or of such alone; by the place of their memory
 
     def __enter__(self):
         self.arena.num_taken = 0
-        LISTENING.hear = self.hear
+        backend.LISTENING.hear = self.hear
         return super().__enter__()
 
     def __exit__(self, *exception):
-        LISTENING.hear = None
+        backend.LISTENING.hear = None
         return super().__exit__(*exception)
 
     @classmethod
@@ -78,21 +77,25 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None) -> Any:
         result = op(*args, **(kwargs or {}))
+        if not self.is_whole:
+            return result
         given, made = list(tensors_of(args)), list(tensors_of((result,)))
         if op is aten.empty.memory_format:
             return self.held(result)
-        if not self.is_whole:
-            return result
-        if op in CHANGING:
-            self.calls += CHANGING[op](self.native, *args)
+        if op is aten.index_put_.default:
+            self.calls += put(*args)
         elif op._schema.is_mutable or not made:
             self.is_whole = False
         elif all(place_of(one) in self.constants for one in given):
             self.constants |= {place_of(one): one for one in made}
         elif any(place_of(one) != place_of(given[0]) for one in made):
-            held = self.held(result).copy_(result)
-            self.calls += self.filling(op, args, held)
-            return held
+            self.is_whole = op in COPYING or (op in FILLING and not kwargs)
+            if self.is_whole:
+                held = self.held(result).copy_(result)
+                self.calls += (
+                    moved(args[0], held.view(args[0].shape)) if op in COPYING else FILLING[op](*args, held=held)
+                )
+                return held
         return result
 
     def held(self, like: Tensor) -> Tensor:
@@ -101,17 +104,8 @@ class Recording(TorchDispatchMode):
         self.is_whole &= held is not None
         return like if held is None else held
 
-    def filling(self, op: Any, args: Sequence[Any], held: Tensor) -> list[Call]:
-        """The calls that give a result once more, in the memory where it is held."""
-        if op in COPYING:
-            return moved(self.native, args[0], held.view(args[0].shape))
-        if op not in FILLING:
-            self.is_whole = False
-            return []
-        return FILLING[op](self.native, *args, held=held)
 
-
-def moved(native: Any, source: Tensor, target: Tensor) -> list[Call]:
+def moved(source: Tensor, target: Tensor) -> list[Call]:
     types = source.dtype, target.dtype
     if source.ndim > 4 or types not in MOVED_TYPES:
         return [partial(target.copy_, source)]
@@ -119,49 +113,57 @@ def moved(native: Any, source: Tensor, target: Tensor) -> list[Call]:
     steps, target_steps = ((0,) * missing + one.stride() for one in (source, target))
     narrow, to_narrow = (one == torch.bfloat16 for one in types)
     sizes = (1,) * missing + tuple(source.shape)
-    return [
-        partial(native.move, source.data_ptr(), steps, narrow, target.data_ptr(), target_steps, to_narrow, sizes),
-    ]
+    return [partial(moves.move, source.data_ptr(), steps, narrow, target.data_ptr(), target_steps, to_narrow, sizes)]
 
 
-def added(native: Any, left: Tensor, right: Tensor, *, held: Tensor) -> list[Call]:
-    alike = left.shape == right.shape and left.is_contiguous() and right.is_contiguous()
-    if not alike or left.dtype != torch.float32 or right.dtype != torch.float32:
+def added(left: Tensor, right: Any, *, held: Tensor) -> list[Call]:
+    """Two that are alike, or rows and one that is added to each."""
+    is_alike = isinstance(right, Tensor) and right.shape == held.shape
+    is_row = isinstance(right, Tensor) and right.shape == held.shape[-1:]
+    is_plain = left.shape == held.shape and all(map(is_plain_rows, tensors_of((left, right))))
+    if not is_plain or not (is_alike or is_row):
         return [partial(torch.add, left, right, out=held)]
-    return [partial(native.add, left.data_ptr(), right.data_ptr(), held.data_ptr(), left.numel())]
+    width = held.shape[-1]
+    places = left.data_ptr(), right.data_ptr(), held.data_ptr()
+    return [partial(moves.add, *places, held.numel() // max(1, width), width, width if is_alike else 0)]
 
 
-def joined(native: Any, parts: Sequence[Tensor], dim: int = 0, *, held: Tensor) -> list[Call]:
+def is_plain_rows(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.dtype == torch.float32
+
+
+def joined(parts: Sequence[Tensor], dim: int = 0, *, held: Tensor) -> list[Call]:
     places = held.split([part.shape[dim] for part in parts], dim)
-    return [call for part, place in zip(parts, places, strict=True) for call in moved(native, part, place)]
+    return [call for part, place in zip(parts, places, strict=True) for call in moved(part, place)]
 
 
-def put(native: Any, pages_held: Tensor, indices: Sequence[Tensor | None], values: Tensor) -> list[Call]:
-    """Of pages [N, J, P, K] those that are named, at the places named, become values [B, T, J, K]."""
+def put(held: Tensor, indices: Sequence[Tensor | None], values: Tensor) -> list[Call]:
+    """held[indices] = values; pages [N, J, P, K] at pages and places [B, T] are written without PyTorch."""
     match indices:
-        case [Tensor() as pages, None, Tensor() as places] if values.stride(-1) == 1 and pages_held.stride(-1) == 1:
-            pages, places = pages.contiguous(), places.contiguous()
-            values = values.expand(*pages.shape, *pages_held.shape[1::2])
-            steps = pages_held.stride(0), pages_held.stride(2), pages_held.stride(1)
-            is_narrow = values.dtype == torch.bfloat16
-            place = values.data_ptr(), is_narrow, tuple(values.shape), values.stride()[:3]
-            return [partial(native.write_pages, *place, pages.data_ptr(), places.data_ptr(), pages_held.data_ptr(), steps)]
-    return [partial(pages_held.__setitem__, tuple(slice(None) if one is None else one for one in indices), values)]
+        case [Tensor() as pages, None, Tensor() as places] if held.ndim == 4:
+            values = values.expand(*pages.shape, *held.shape[1::2])
+            is_plain = held.dtype in (torch.float32, torch.bfloat16) and held.stride(-1) == values.stride(-1) == 1
+            if is_plain and pages.is_contiguous() and places.is_contiguous():
+                source = values.data_ptr(), held.dtype == torch.bfloat16, tuple(values.shape), values.stride()[:3]
+                steps = held.stride(0), held.stride(2), held.stride(1)
+                target = pages.data_ptr(), places.data_ptr(), held.data_ptr(), steps
+                return [partial(moves.write_pages, *source, *target)]
+    return [partial(held.__setitem__, tuple(slice(None) if one is None else one for one in indices), values)]
 
 
-def looked_up(native: Any, table: Tensor, indices: Tensor, *_: Any, held: Tensor) -> list[Call]:
+def looked_up(table: Tensor, indices: Tensor, *_: Any, held: Tensor) -> list[Call]:
     return [partial(torch.index_select, table, 0, indices.flatten(), out=held.flatten(0, -2))]
 
 
 def by_torch(function: Callable[..., Tensor]) -> Callable[..., list[Call]]:
-    return lambda native, *args, held: [partial(function, *args, out=held)]
+    return lambda *args, held: [partial(function, *args, out=held)]
 
 
 MOVED_TYPES = {(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)}
 
-# What PyTorch is asked for between kernels, and the calls that do it again in given memory.
-CHANGING = {aten.index_put_.default: put}
-FILLING = {
+# What PyTorch is asked for between kernels: what copies, and the calls that give the result of others once more.
+COPYING = {aten.clone.default, aten.contiguous.default, aten.flatten.using_ints, aten.reshape.default, aten.to.dtype}
+FILLING: dict[Any, Callable[..., list[Call]]] = {
     aten.add.Tensor: added,
     aten.cat.default: joined,
     aten.cos.default: by_torch(torch.cos),

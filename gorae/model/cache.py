@@ -42,9 +42,7 @@ class Cache:
     ) -> None:
         self.is_bounded = num_pages is not None
         self.book = PageBook(num_pages or 0)
-        self.lengths_B = torch.zeros(num_rows, dtype=torch.long)
-        self.held: list[list[int]] = [[] for _ in range(num_rows)]
-        self.table_BM = torch.zeros(num_rows, 1, dtype=torch.long)  # `held`, and page 0 behind it
+        self.clear(num_rows)
         heads, self.latent_dim = config.key_heads, config.latent_dim if is_fast else None
         widths, dtype = [config.key_dim, config.value_dim], FAST_TYPE if is_fast else torch.float32
         if self.latent_dim is not None:
@@ -53,6 +51,13 @@ class Cache:
             [torch.empty(1 + self.book.num_pages, heads, TILE_KEYS, width, dtype=dtype) for width in widths]
             for _ in range(config.num_layers)
         ]
+
+    def clear(self, num_rows: int = 0) -> None:
+        """Begin anew with rows that remember nothing, in the same memory."""
+        self.book = PageBook(self.book.num_pages)
+        self.lengths_B = torch.zeros(num_rows, dtype=torch.long)
+        self.held: list[list[int]] = [[] for _ in range(num_rows)]
+        self.table_BM = torch.zeros(num_rows, 1, dtype=torch.long)  # `held`, and page 0 behind it
 
     @property
     def num_rows(self) -> int:

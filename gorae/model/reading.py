@@ -22,25 +22,27 @@ def weight_bytes_read(network: Network, num_tokens: float = 1) -> float:
     for name, module in network.named_modules():
         if name.startswith("mtp."):
             continue
-        for attribute, size in _held(module):
+        for attribute, tensor in tensors_held(module):
             if attribute == "embedding_WD":
-                total += size * (num_tokens / config.vocab_size + config.tie_embeddings)
+                total += tensor.nbytes * (num_tokens / config.vocab_size + config.tie_embeddings)
             elif isinstance(module, MixtureOfExperts) and attribute in ("gate_EFD", "up_EFD", "down_EDF"):
-                total += size * share
+                total += tensor.nbytes * share
             else:
-                total += size
+                total += tensor.nbytes
     return total
 
 
-def _held(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """What a module itself holds, by attribute, in bytes: parameters, buffers, and what stands in their place."""
+def tensors_held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a module itself holds, by attribute: parameters, buffers, and the tensors of what stands in their place."""
     for held in (module._parameters, module._buffers, vars(module)):
         for attribute, value in held.items():
             if not attribute.startswith("_"):
-                yield attribute, _num_bytes(value)
+                yield from ((attribute, tensor) for tensor in _tensors(value))
 
 
-def _num_bytes(value: Any) -> int:
+def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
-        return value.nbytes
-    return sum(map(_num_bytes, value)) if isinstance(value, tuple | list) else 0
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _tensors(one)

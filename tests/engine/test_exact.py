@@ -7,13 +7,21 @@ import torch
 
 from gorae import Engine, SamplingParams
 from gorae.kernels import log_softmax
+from gorae.model import RepeatedPasses
 
 
 @pytest.fixture
-def count_rows(model):
-    """The shapes of the token ids the network is given, while the test runs."""
+def count_rows(model, monkeypatch):
+    """The shapes of the token ids that are read and written, while the test runs."""
     shapes: list[tuple[int, ...]] = []
     hook = model.network.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    write = RepeatedPasses.__call__
+
+    def counted(passes, token_ids_BT, rows):
+        shapes.append(tuple(token_ids_BT.shape))
+        return write(passes, token_ids_BT, rows)
+
+    monkeypatch.setattr(RepeatedPasses, "__call__", counted)
     yield shapes
     hook.remove()
 

@@ -12,7 +12,7 @@
 
 namespace gorae::GORAE_SET {
 
-constexpr long QUERIES = 64;  // a task's
+constexpr long QUERIES = 128;  // a task's
 
 inline long count_seen(const float* mask, long num_keys) {
     while (num_keys > 0 && mask[num_keys - 1] == -INFINITY) --num_keys;

@@ -4,7 +4,7 @@
 // Few rows read W as it lies: in panels of 16 outputs, or by rows, eight by eight, turned in registers. Bound by the
 // bytes of W. More rows first put 16 outputs side by side in floats, a block of inputs at a time (16 KB, which stays in
 // the first cache), and run tiles of up to 6 rows over it: bound by multiply-adds. Threads take groups of outputs, and
-// parts of the rows where those are few.
+// parts of the rows where those are few or the rows many.
 
 #pragma once
 
@@ -18,6 +18,7 @@ constexpr long OUTPUTS = 64;      // that a task computes: four panels
 constexpr int TILE = 6;           // most rows of a tile: 12 of 16 registers hold its sums
 constexpr long FEW_ROWS = 6;      // up to which packing does not pay
 constexpr long ROWS_AT_HAND = 96; // whose block of inputs stays in the second cache
+constexpr long ROWS_OF_A_PART = 512;  // over which W is packed anew: they come from the third cache for all outputs
 constexpr double LEAST_FLOPS = 2e5;  // below which a second thread costs more than it helps
 
 // As load_columns, where fewer than eight columns are left.
@@ -344,11 +345,12 @@ void linear(Matrix<const float> x, Weight weight, Matrix<float> y, int threads) 
     if (2.0 * x.rows * x.columns * y.columns < LEAST_FLOPS) threads = 1;
     if (x.columns == 0) return clear(y);
     const long groups = blocks_of(y.columns, OUTPUTS);
-    if (x.rows <= ROWS_AT_HAND || groups >= 4 * threads)
-        return share(groups, threads, [&](long group) { some_outputs(x, weight, y, group * OUTPUTS); });
-    share(groups * threads, threads, [&](long task) {
-        const long part = task % threads, first_output = task / threads * OUTPUTS;
-        packed(x, weight, y, x.rows * part / threads, x.rows * (part + 1) / threads, first_output);
+    const bool has_few_tasks = x.rows > ROWS_AT_HAND && groups < 4 * threads;
+    const long parts = std::max(blocks_of(x.rows, ROWS_OF_A_PART), has_few_tasks ? threads : 1l);
+    share(groups * parts, threads, [&](long task) {
+        const long part = task / groups, first_output = task % groups * OUTPUTS;
+        if (parts == 1) return some_outputs(x, weight, y, first_output);
+        packed(x, weight, y, x.rows * part / parts, x.rows * (part + 1) / parts, first_output);
     });
 }
 
