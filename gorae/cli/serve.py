@@ -19,8 +19,11 @@ class Settings:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="folder, Hugging Face id or .gguf file, with its tokenizer")
+    parser.add_argument(
+        "--prefix-folder", type=Path, help="keep what has been read here too, for when the server is started again"
+    )
     parser.set_defaults(settings=Settings())
 
 
 def run(args: argparse.Namespace) -> None:
-    serve_model(args.model, args.settings.serve)
+    serve_model(args.model, args.settings.serve, prefix_folder=args.prefix_folder)

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from gorae.app import create_app
-from gorae.engine import Engine
+from gorae.engine import Engine, require_writable
 from gorae.observe import log
 from gorae.recipes.run import BEGUN, load_chat_model
 from gorae.recipes.settings import ServeSettings
@@ -54,9 +54,14 @@ def example_questions(count: int = 2) -> list[dict[str, str]]:
     return [{"language": problem.language, "text": problem.prompt} for problem in problems]
 
 
-def serve_model(path: Path, wanted: ServeSettings) -> None:
-    """Serve the model in `path`, API and page, until Ctrl-C."""
-    api = _api(path, create_app(**words_of_the_page(path)))
+def serve_model(path: Path, wanted: ServeSettings, *, prefix_folder: Path | None = None) -> None:
+    """Serve the model in `path`, API and page, until Ctrl-C; `prefix_folder` is the engine's.
+
+    Raises ValueError where nothing can be written to that folder.
+    """
+    if prefix_folder is not None:
+        require_writable(prefix_folder)  # before the model is loaded, which may take long
+    api = _api(path, create_app(**words_of_the_page(path)), prefix_folder=prefix_folder)
     name = model_name(path)
     serve(api, wanted.host, wanted.port, on_ready=lambda address: log(f"serving {name} at {address} until Ctrl-C"))
 
@@ -68,9 +73,14 @@ def served_model(path: Path) -> Iterator[str]:
         yield f"{address}/v1"
 
 
-def _api(path: Path, page: ASGIApp | None = None) -> ASGIApp:
+def _api(path: Path, page: ASGIApp | None = None, *, prefix_folder: Path | None = None) -> ASGIApp:
     model = load_chat_model(path)
-    engine = Engine(model, prefill_tokens_while_running=READ_WHILE_WRITING, speculation="auto")
+    engine = Engine(
+        model,
+        prefill_tokens_while_running=READ_WHILE_WRITING,
+        speculation="auto",
+        prefix_folder=prefix_folder,
+    )
     return create_api(engine, model.tokenizer, model_name(path), max_positions=engine.max_positions, page=page)
 
 
