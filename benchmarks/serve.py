@@ -7,10 +7,10 @@ drawn once, with heavy tails. Gorae has them as `gorae convert --to` int4 or int
 or as bf16-panels or stored bfloat16 (`--bits exact`) and computes in exact mode; llama.cpp has q4_0, q8_0 or f16.
 
 Prompts are random tokens, distinct in every turn, and neither side keeps prefixes or speculates. A turn of decoding is
-24 tokens a request; behind more than 64 tokens the next turn goes on from there. Gorae samples its continuation at
+24 tokens a request; behind more than 16 tokens the next turn goes on from there. Gorae samples its continuation at
 temperature 1, which is part of its time; llama.cpp is given random tokens. llama.cpp runs at the best of flash
 attention and repacked weights on and off, and of three micro-batch sizes where it reads more than those, tried
-beforehand on each line (behind 2048 tokens at most). A ratio above 1 means Gorae is faster; printed are the median and
+beforehand on each line (with 1024 tokens at most). A ratio above 1 means Gorae is faster; printed are the median and
 the quartiles of the pairs. Shares are of what the machine was measured at: bytes of memory read, or multiply-adds (in
 fast mode of int8, else of float32), whichever is larger. Memory is anonymous pages, and the process's share of the
 pages of files.
@@ -24,9 +24,10 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -43,7 +44,8 @@ from gorae.observe import HeldMemory
 from gorae.recipes import Peaks, measure_peaks
 
 HEAVY_TAILS = 5  # degrees of freedom of the t distribution that published weights resemble more than a normal one
-TUNED_DEPTH = 2048
+MICRO_BATCHES = (128, 2048)  # besides llama.cpp's own, 512
+TRIED_DEPTH = 1024
 QUALITY_PROMPTS = (4, 128)  # how many, and their length
 LARGE = {"v2-lite"}  # whose source is drawn in FP8, and removed when both sides have theirs
 
@@ -118,31 +120,42 @@ def warm(path: Path) -> int:
     return total
 
 
-def tunings(line: Line) -> Iterator[dict[str, Any]]:
-    """What llama.cpp is tried with once it is loaded: a step of decoding is smaller than any micro-batch."""
-    for flash, micro_batch in product((False, True), (128, 512, 2048) if line.is_prefill else (512,)):
-        yield {"flash": flash, "micro_batch": micro_batch}
-
-
 def begin(worker: Worker, line: Line, *, turns: int, **tuning: Any) -> None:
     kind = {"depth": line.depth, "requests": line.requests, "is_prefill": line.is_prefill}
     worker.ask("begin", line=line.name, turns=turns if line.goes_on else 1, **kind, **tuning)
 
 
+def tried(line: Line) -> Line:
+    """A line on which llama.cpp's settings differ as on `line`, in less time."""
+    return replace(line, depth=min(line.depth, TRIED_DEPTH if line.requests == 1 else 1))
+
+
 def best_tunings(path: Path, lines: Iterable[Line], *, threads: int, vocab_size: int) -> dict[str, dict[str, Any]]:
-    """llama.cpp's fastest settings for each line, by one turn after one that warms up."""
-    seconds: dict[str, list[tuple[float, dict[str, Any]]]] = {line.name: [] for line in lines}
+    """llama.cpp's fastest settings for each line, by a turn of each after one that warms up.
+
+    Micro-batches are tried with the better flash attention, where more is computed at once than the smallest holds.
+    """
+    best: dict[str, tuple[float, dict[str, Any]]] = {}
     for repack in (False, True):
         with Worker("peer_llama.py", path, threads=threads, repack=repack) as theirs:
-            for line in lines:
-                tried = replace(line, depth=min(line.depth, TUNED_DEPTH))
-                drawn = random_prompts(tried, vocab_size)
-                for tuning in tunings(line):
-                    begin(theirs, tried, turns=2, **tuning)
-                    theirs.ask("turn", prompts=next(drawn))
-                    seconds[line.name].append((theirs.ask("turn", prompts=next(drawn)), tuning | {"repack": repack}))
-                    theirs.ask("end")
-    return {name: min(found, key=lambda one: one[0])[1] for name, found in seconds.items()}
+            seconds_of(theirs, LINES["decode"], vocab_size=vocab_size)
+            for line in map(tried, lines):
+                seconds = partial(seconds_of, theirs, line, vocab_size=vocab_size)
+                found = [(seconds(**tuning), tuning) for tuning in ({"flash": False}, {"flash": True})]
+                _, better = min(found, key=itemgetter(0))
+                others = [size for size in MICRO_BATCHES if line.is_prefill and line.depth > min(size, 512)]
+                found += [(seconds(**tuning), tuning) for size in others if (tuning := better | {"micro_batch": size})]
+                shortest, tuning = min(found, key=itemgetter(0))
+                if line.name not in best or shortest < best[line.name][0]:
+                    best[line.name] = shortest, {"micro_batch": 512} | tuning | {"repack": repack}
+    return {name: tuning for name, (_, tuning) in best.items()}
+
+
+def seconds_of(worker: Worker, line: Line, *, vocab_size: int, **tuning: Any) -> float:
+    begin(worker, line, turns=1, **tuning)
+    seconds = worker.ask("turn", prompts=next(random_prompts(line, vocab_size)))
+    worker.ask("end")
+    return seconds
 
 
 def compare(

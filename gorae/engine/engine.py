@@ -194,7 +194,7 @@ class Engine:
         for request in (*self.running, *self.reading.requests):
             if request.request_id == request_id:
                 request.finish_reason = "cancelled"
-                self.release(request)
+                self.release([request])
 
     def clear(self) -> None:
         """Forget every request and every prefix, whatever state a step cut short left them in."""
@@ -250,8 +250,8 @@ class Engine:
         log_probs += self.read()
         events = self.take_tokens(log_probs, drafts)
         self.settle(passage, drafts)
-        for request in [request for request in self.running if request.finish_reason]:
-            self.release(request)
+        if ended := [request for request in self.running if request.finish_reason]:
+            self.release(ended)
         return events
 
     def run_fewer(self, error: BaseException) -> None:
@@ -292,7 +292,7 @@ class Engine:
     def preempt(self) -> None:
         """Send the youngest request back to the head of the queue; its reply so far is read again with its prompt."""
         youngest = max((*self.running, *self.reading.requests), key=lambda request: request.request_id)
-        self.release(youngest)
+        self.release([youngest])
         self.waiting.appendleft(youngest)
         self.stats.preemptions += 1
 
@@ -354,8 +354,10 @@ class Engine:
     def note(self, passage: Passage, sharing: Sequence[Sequence[Request]]) -> None:
         """Let the requests of every row keep what they asked to know of its tokens."""
         for row, requests in enumerate(sharing):
-            note_prompt(requests, passage.part(row), self.runner.log_probs, vocab_size=self.config.vocab_size)
-            self.speculation.note(requests, passage.part(row))
+            if any(one.lacks_prompt_logprobs for one in requests):
+                note_prompt(requests, passage.part(row), self.runner.log_probs, vocab_size=self.config.vocab_size)
+            if self.speculation.drafters:
+                self.speculation.note(requests, passage.part(row))
         asking = [(row, one) for row, requests in enumerate(sharing) for one in requests if one.params.routings]
         if asking:
             for (_, request), routings in zip(asking, of_rows(passage, [row for row, _ in asking]), strict=True):
@@ -396,16 +398,18 @@ class Engine:
         self.stats.drafted += sum(map(len, drafts))
         self.stats.accepted += sum(counts) - len(counts)
 
-    def release(self, request: Request) -> None:
-        """Free a request's row; the last running request takes its place, as in the cache."""
-        self.speculation.forget(request)
-        if request in self.running:
-            row = self.running.index(request)
-            self.runner.remove(row, request.sequence)
-            self.running[row] = self.running[-1]
-            self.running.pop()
+    def release(self, requests: Sequence[Request]) -> None:
+        """Free the rows of requests that run or are read."""
+        for request in requests:
+            self.speculation.forget(request)
+        gone = {request.request_id for request in requests}
+        rows = {row: request.sequence for row, request in enumerate(self.running) if request.request_id in gone}
+        self.running = [request for request in self.running if request.request_id not in gone]
+        if rows:
+            self.runner.remove(rows)
+        if not any(request.request_id in gone for request in self.reading.requests):
             return
-        self.reading.requests.remove(request)
+        self.reading.requests[:] = [one for one in self.reading.requests if one.request_id not in gone]
         if not self.reading.requests:
             self.runner.abandon()
             self.reading = Reading()

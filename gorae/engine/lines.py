@@ -13,7 +13,7 @@ from gorae.engine.request import SamplingParams
 from gorae.kernels import TILE_KEYS, whole_pages
 
 DECODED = 24  # tokens a turn adds to every request
-SHORT_PROMPT = 64  # tokens: behind longer prompts the next turn goes on, since reading them again would take long
+SHORT_PROMPT = 16  # tokens: behind longer prompts the next turn goes on, since reading them again would take long
 
 
 @dataclass(frozen=True)

@@ -142,14 +142,12 @@ class Runner:
         return places
 
     @torch.inference_mode()
-    def remove(self, row: int, sequence: Sequence[int]) -> None:
-        """Free a running row, keeping what it has read of `sequence`; the last running row takes its place."""
-        self.keep(row, sequence)
-        order = list(range(self.num_rows))
-        order[row] = self.num_running - 1
-        del order[self.num_running - 1]
-        self.cache.arrange(order)
-        self.num_running -= 1
+    def remove(self, rows: Mapping[int, Sequence[int]]) -> None:
+        """Free running rows, keeping what each has read of its sequence; the others move up."""
+        for row, sequence in rows.items():
+            self.keep(row, sequence)
+        self.cache.arrange([row for row in range(self.num_rows) if row not in rows])
+        self.num_running -= len(rows)
 
     @torch.inference_mode()
     def abandon(self) -> None:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gorae.kernels import backend
+from gorae.kernels.backend import COMPILED, LISTENING, REFERENCE, kernels_in_use
 
 Call = Callable[[], Any]
 
-moves: Any = next(iter(backend.COMPILED.values()), None)  # moves.h, the same for all instruction sets
+moves: Any = next(iter(COMPILED.values()), None)  # moves.h, the same for all instruction sets
 aten = torch.ops.aten
 LINE = 64  # bytes of a cache line
 
@@ -48,17 +48,17 @@ class Recording(TorchDispatchMode):
 
     def __init__(self, arena: Arena) -> None:
         super().__init__()
-        self.arena, self.is_whole = arena, backend.CHOSEN in backend.COMPILED
+        self.arena, self.is_whole = arena, kernels_in_use() != REFERENCE
         self.calls: list[Call] = []
         self.constants: dict[int, Tensor] = {}  # made of no tensor, or of such alone; by the place of their memory
 
     def __enter__(self):
         self.arena.num_taken = 0
-        backend.LISTENING.hear = self.hear
+        LISTENING.hear = self.hear
         return super().__enter__()
 
     def __exit__(self, *exception):
-        backend.LISTENING.hear = None
+        LISTENING.hear = None
         return super().__exit__(*exception)
 
     @classmethod

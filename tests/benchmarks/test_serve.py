@@ -38,9 +38,38 @@ def test_a_worker_answers_one_question_after_the_other(tmp_path):
     assert worker.process.returncode is not None
 
 
-def test_micro_batches_are_tried_where_more_than_a_step_is_computed_at_once():
-    assert len(list(serve.tunings(LINES["prefill 512"]))) == 6
-    assert [tuning["flash"] for tuning in serve.tunings(LINES["16 at once"])] == [False, True]
+def test_llama_cpp_is_given_the_settings_it_was_fastest_with(monkeypatch, tmp_path):
+    speeds = {"flash": 2.0, "repack": 3.0, 128: 0.5, 512: 1.0, 2048: 1.5}
+    tried = []
+
+    class Peer:
+        def __init__(self, _program, _path, *, repack, **_threads):
+            self.repack = repack
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def ask(self, question, **options):
+            if question == "begin":
+                self.options = options
+            if question != "turn":
+                return None
+            tuning = {"micro_batch": 512} | self.options
+            tried.append((self.options["line"], self.repack, tuning.get("flash"), tuning["micro_batch"]))
+            speed = speeds[tuning["micro_batch"]] * (speeds["repack"] if self.repack else 1)
+            return 1 / (speed * (speeds["flash"] if tuning.get("flash") else 1))
+
+    monkeypatch.setattr(serve, "Worker", Peer)
+    lines = [LINES["prefill 512"], LINES["prefill 4096"], LINES["16 at once"]]
+    found = serve.best_tunings(tmp_path, lines, threads=1, vocab_size=9)
+    assert found["prefill 512"] == {"flash": True, "micro_batch": 512, "repack": True}, "all it reads is one batch"
+    assert found["prefill 4096"] == {"flash": True, "micro_batch": 2048, "repack": True}
+    assert found["16 at once"] == {"flash": True, "micro_batch": 512, "repack": True}
+    assert {(line, flash) for line, _, flash, _ in tried} >= {(line.name, on) for line in lines for on in (False, True)}
+    assert {size for line, _, _, size in tried if line == "prefill 4096"} == {128, 512, 2048}
 
 
 def test_the_divergence_of_equal_rows_is_zero_and_of_others_what_the_formula_says():

@@ -109,9 +109,12 @@ void value_tile(const float* shares, long share_stride, const Values& values, lo
 using ValueTile = void(const float*, long, const Values&, long, const long*, float*, long, long, bool);
 
 constexpr int WIDE[] = {0, 8, 4, 4, 2, 2, 2};  // vectors of a tile that reads values as they lie, by rows
-constexpr ValueTile* WIDE_TILES[] = {nullptr,          value_tile<1, 8>, value_tile<2, 4>, value_tile<3, 4>,
+constexpr ValueTile* WIDE_TILES[] = {nullptr,          nullptr,          value_tile<2, 4>, value_tile<3, 4>,
                                      value_tile<4, 2>, value_tile<5, 2>, value_tile<6, 2>};
-constexpr ValueTile* NARROW_TILES[] = {nullptr,          value_tile<1, 1>, value_tile<2, 1>, value_tile<3, 1>,
+constexpr ValueTile* ONE_ROW_TILES[] = {nullptr,          value_tile<1, 1>, value_tile<1, 2>,
+                                        value_tile<1, 3>, value_tile<1, 4>, value_tile<1, 5>,
+                                        value_tile<1, 6>, value_tile<1, 7>, value_tile<1, 8>};
+constexpr ValueTile* NARROW_TILES[] = {nullptr,          nullptr,          value_tile<2, 1>, value_tile<3, 1>,
                                        value_tile<4, 1>, value_tile<5, 1>, value_tile<6, 1>};
 constexpr ValueTile* PANEL_TILES[] = {nullptr,          value_tile<1, 2>, value_tile<2, 2>, value_tile<3, 2>,
                                       value_tile<4, 2>, value_tile<5, 2>, value_tile<6, 2>};
@@ -120,13 +123,16 @@ constexpr ValueTile* PANEL_TILES[] = {nullptr,          value_tile<1, 2>, value_
 inline void add_values(Matrix<const float> shares, const Values& values, const long* counts, Matrix<float> y,
                        bool is_first) {
     if (shares.rows <= FEW_ROWS && y.columns % 8 == 0) {
-        const long wide = 8 * WIDE[shares.rows];
+        const long most = WIDE[shares.rows];
         for (long column = 0; column < y.columns;) {
-            const bool is_wide = column + wide <= y.columns;
-            (is_wide ? WIDE_TILES : NARROW_TILES)[shares.rows](shares.numbers, shares.stride, values, column, counts,
-                                                               y.numbers + column, y.stride, y.columns - column,
-                                                               is_first);
-            column += is_wide ? wide : 8;
+            const long left = (y.columns - column) / 8;
+            const long vectors = shares.rows == 1 ? least(left, most) : left >= most ? most : 1;
+            const auto tile = shares.rows == 1 ? ONE_ROW_TILES[vectors]
+                              : vectors == 1   ? NARROW_TILES[shares.rows]
+                                               : WIDE_TILES[shares.rows];
+            tile(shares.numbers, shares.stride, values, column, counts, y.numbers + column, y.stride,
+                 y.columns - column, is_first);
+            column += 8 * vectors;
         }
         return;
     }
@@ -148,6 +154,14 @@ inline void add_values(Matrix<const float> shares, const Values& values, const l
     }
 }
 
+// Ask for rows of numbers before their turn: a head's share of a page is too short for processors to see it coming.
+inline void ask_for(const float* rows, long count, long width, long stride) {
+    constexpr long LINE = 64 / sizeof(float);
+    if (stride == width) width *= count, count = 1;
+    for (long row = 0; row < count; ++row, rows += stride)
+        for (long at = 0; at < width; at += LINE) __builtin_prefetch(rows + at);
+}
+
 // Whether what queries see differs from sequence to sequence.
 inline bool is_each_its_own(const Attention& job) { return job.starts || job.mask_sequence; }
 
@@ -161,9 +175,18 @@ inline void attend(const Attention& job, long sequence, long head, long first, l
     const long furthest = *std::max_element(seen + first, seen + last);
     const long stride = blocks_of(furthest, 8) * 8;
     const Matrix<float> scores = {scratch(SCORES, (last - first) * stride), last - first, furthest, stride};
+    const bool is_bound_by_bytes = queries.rows <= FEW_ROWS;
+    const auto ask = [&](const Pages<float>& pages, const PageTable& table, long width, long key) {
+        if (is_bound_by_bytes && key < furthest)
+            ask_for(table.page(pages, sequence, key_head, key / table.page_tokens),
+                    least(table.page_tokens, furthest - key), width, pages.token);
+    };
+    ask(job.key, job.key_table, job.key_width, 0);
     for (long key = 0; key < furthest; key += job.key_table.page_tokens) {
         const float* page = job.key_table.page(job.key, sequence, key_head, key / job.key_table.page_tokens);
         const long count = least(job.key_table.page_tokens, furthest - key);
+        ask(job.key, job.key_table, job.key_width, key + count);
+        if (key % job.value_table.page_tokens == 0) ask(job.value, job.value_table, job.value_width, key);
         some_outputs(queries, Matrix<const float>{page, count, job.key_width, job.key.token},
                      {scores.numbers + key, last - first, count, stride}, 0);
     }
