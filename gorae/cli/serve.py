@@ -26,8 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(CacheType),
         help="of what is remembered of a quantised model: bfloat16 (default), or int8 in about half the memory",
     )
+    parser.add_argument(
+        "--prefix-folder", type=Path, help="keep what has been read here too, for when the server is started again"
+    )
     parser.set_defaults(settings=Settings())
 
 
 def run(args: argparse.Namespace) -> None:
-    serve_model(args.model, args.settings.serve, cache_type=args.cache_type)
+    serve_model(args.model, args.settings.serve, cache_type=args.cache_type, prefix_folder=args.prefix_folder)

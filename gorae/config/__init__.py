@@ -12,6 +12,7 @@ from gorae.config.count import (
     count_parameters,
     experts_chosen,
     forward_flops,
+    pass_bytes_per_token,
     training_flops,
     weights_read,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "from_published",
     "listing",
     "override",
+    "pass_bytes_per_token",
     "read",
     "save",
     "to_published",

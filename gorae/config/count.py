@@ -97,6 +97,22 @@ def cache_type_of(wanted: CacheType | None, *, is_fast: bool) -> CacheType:
     return wanted or ("bfloat16" if is_fast else "float32")
 
 
+def pass_bytes_per_token(config: ModelConfig, *, is_fast: bool = False) -> int:
+    """What a pass over a cache holds at once of each of its tokens: float32, of the layer that it is in.
+
+    An upper bound where kernels are compiled: of attention from the queries to the values mixed, or of the experts'
+    inputs, hidden rows and outputs, whichever is more, beside the stream and what is added to it.
+    """
+    if is_fast and config.latent_dim is not None:
+        absorbed = config.latent_dim + config.rope_dim + config.value_dim
+        attention = config.num_heads * (config.key_dim + 2 * absorbed) + 3 * absorbed
+    else:
+        attention = config.num_heads * (3 * config.key_dim + 2 * config.value_dim)
+    dense = 3 * config.dense_dim if config.num_dense_layers else 0
+    routed = config.num_active_experts * (3 * config.expert_dim + 2 * config.model_dim)
+    return 4 * (4 * config.model_dim + max(attention, dense, routed + 3 * config.shared_dim))
+
+
 def weights_read(config: ModelConfig, num_tokens: float = 1) -> float:
     """Weights that one step over `num_tokens` tokens reads, without the MTP modules.
 

@@ -6,6 +6,7 @@ from gorae.engine.lines import DECODED, LINES, Line, Trial, obstacle, random_pro
 from gorae.engine.request import Output, SamplingParams
 from gorae.engine.routings import Routings
 from gorae.engine.shortage import ShortageError
+from gorae.engine.spill import require_writable
 
 __all__ = [
     "DECODED",
@@ -23,4 +24,5 @@ __all__ = [
     "Trial",
     "obstacle",
     "random_prompts",
+    "require_writable",
 ]

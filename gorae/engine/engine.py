@@ -24,12 +24,12 @@ from gorae.engine.request import Output, Request, SamplingParams
 from gorae.engine.routings import of_rows
 from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import draw
-from gorae.engine.scheduler import Reading, next_reading
+from gorae.engine.scheduler import LONG_PASS, LONGEST_PASS, Reading, next_reading, tokens_of_a_pass
 from gorae.engine.shortage import ShortageError, is_shortage
 from gorae.engine.spill import PageFolder
 from gorae.engine.weights import WeightsWatch, replace_weights
 from gorae.kernels import TILE_KEYS
-from gorae.model import Network
+from gorae.model import Network, weight_bytes_read
 from gorae.observe import log, memory_bytes
 from gorae.text import StreamDecoder, Tokenizer
 
@@ -83,7 +83,11 @@ class Engine:
         available now has room for. Prompt and reply together are at most this long.
     cache_type: "float32", "bfloat16" or "int8", of what the cache holds: float32 alone in exact mode, bfloat16 in fast
         mode unless told otherwise. int8 takes about half of that and rounds more.
-    prefill_tokens: tokens of prompts that a step may read, in whole key pages of 32; running requests go on meanwhile.
+    prefill_tokens: tokens of prompts that a step may read, in whole key pages of 32. A long prompt goes layer by layer
+        over so many, and an expert is multiplied with all that chose it. By default 2048, or 8192 where the weights
+        take more than half of the memory and come from the disk again in every pass; less where an eighth of the
+        memory available now has no room for what these compute.
+    prefill_tokens_while_running: of these, what a step reads while requests run, which go on between two steps.
     prefix_cache: keep what has been read for requests that begin alike.
     speculation: try guesses of the next tokens, which changes no token and no log-probability: "ngram" takes them from
         repetitions in prompt and reply, "mtp" from the network's next-token module, "auto" from both where that pays.
@@ -98,7 +102,8 @@ class Engine:
         max_batch: int = 256,
         cache_tokens: int | None = None,
         cache_type: CacheType | None = None,
-        prefill_tokens: int = 2048,
+        prefill_tokens: int | None = None,
+        prefill_tokens_while_running: int = LONG_PASS,
         prefix_cache: bool = True,
         speculation: Mode | None = None,
         prefix_folder: str | Path | None = None,
@@ -107,8 +112,15 @@ class Engine:
     ) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch={max_batch} must be at least 1")
-        if prefill_tokens < TILE_KEYS or prefill_tokens % TILE_KEYS:
-            raise ValueError(f"prefill_tokens={prefill_tokens} must be {TILE_KEYS} or a multiple of it")
+        if prefill_tokens is None:
+            weight_bytes = weight_bytes_read(model.network, LONGEST_PASS)
+            prefill_tokens = tokens_of_a_pass(
+                model.config, weight_bytes, *memory_bytes(), is_fast=model.network.is_fast
+            )
+        limits = {"prefill_tokens": prefill_tokens, "prefill_tokens_while_running": prefill_tokens_while_running}
+        for name, num_tokens in limits.items():
+            if num_tokens < TILE_KEYS or num_tokens % TILE_KEYS:
+                raise ValueError(f"{name}={num_tokens} must be {TILE_KEYS} or a multiple of it")
         if cache_tokens is None:
             is_fast = model.network.is_fast
             token_bytes = cache_bytes_per_token(model.config, is_fast=is_fast, cache_type=cache_type)
@@ -119,6 +131,7 @@ class Engine:
             raise ValueError(f"cache_tokens={cache_tokens} must be at least {TILE_KEYS}, one page of keys")
         self.config, self.tokenizer = model.config, model.tokenizer
         self.max_batch, self.prefill_tokens = max_batch, prefill_tokens
+        self.prefill_tokens_while_running = min(prefill_tokens, prefill_tokens_while_running)
         self.cache_tokens = cache_tokens // TILE_KEYS * TILE_KEYS
         if prefix_folder is not None and not prefix_cache:
             raise ValueError("prefix_folder has no use with prefix_cache=False; leave one of them out")
@@ -247,12 +260,16 @@ class Engine:
         return events
 
     def run_fewer(self, error: BaseException) -> None:
-        """Memory was short in a step: send all requests back to wait, and run half as many at once from now on."""
+        """Memory was short in a step: send all requests back to wait, and run half as many at once from now on.
+
+        Where there was but one, it is read in shorter passes, if there was a longer one.
+        """
         admitted = sorted((*self.running, *self.reading.requests), key=lambda request: request.request_id)
+        was_long = max(self.reading.num_new, default=0) > self.prefill_tokens_while_running < self.tokens_to_read
         self.running, self.reading = [], Reading()
         self.runner.renew()
         self.speculation.clear()
-        if len(admitted) < 2:
+        if len(admitted) < 2 and not was_long:
             number = admitted[0].request_id if admitted else 0
             raise ShortageError(
                 f"request {number} was dropped, as there is no memory for it even alone ({error}); give the engine "
@@ -261,6 +278,10 @@ class Engine:
             ) from error
         self.waiting.extendleft(reversed(admitted))
         self.stats.preemptions += len(admitted)
+        if len(admitted) < 2:
+            self.prefill_tokens = self.prefill_tokens_while_running
+            log(f"memory is short: the engine reads {self.prefill_tokens} tokens at once from now on")
+            return
         self.max_batch = len(admitted) // 2
         log(f"memory is short: the engine runs {self.max_batch} requests at once from now on")
 
@@ -289,6 +310,11 @@ class Engine:
         self.speculation.passed(passage.features.hidden_BTD.shape[:2].numel())
         return passage, [log_probs_NW]
 
+    @property
+    def tokens_to_read(self) -> int:
+        """At most so many of prompts in this step: fewer where a running request waits for its end."""
+        return self.prefill_tokens_while_running if self.running else self.prefill_tokens
+
     def admit(self) -> None:
         """Choose what to read next, once the last reading has come to its end."""
         if self.reading.requests or not self.waiting:
@@ -301,7 +327,7 @@ class Engine:
             self.runner.prefixes.find,
             self.runner.cache.book,
             max_batch=self.max_batch,
-            prefill_tokens=self.prefill_tokens,
+            prefill_tokens=self.tokens_to_read,
         )
         for request in self.reading.requests:
             request.begin()
@@ -319,7 +345,7 @@ class Engine:
         if not self.reading.requests:
             return []
         sequences = [request.sequence for request in self.reading.requests]
-        passage, log_probs_BW = self.runner.read(sequences, self.prefill_tokens)
+        passage, log_probs_BW = self.runner.read(sequences, self.tokens_to_read)
         sharing = defaultdict(list)  # in the order of rows
         for request in self.reading.requests:
             sharing[request.sequence].append(request)

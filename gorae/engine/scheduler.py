@@ -7,9 +7,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from gorae.config import ModelConfig, pass_bytes_per_token
 from gorae.engine.request import Request
-from gorae.kernels import TILE_KEYS
+from gorae.kernels import TILE_KEYS, kernels_in_use
 from gorae.model import PageBook, pages_for
+
+LONG_PASS = 2048  # tokens, after which nothing is gained: experts that are multiplied with 16 rows are at full speed
+LONGEST_PASS = 8192  # the same, where a pass reads its weights from the disk
+PASS_SHARE = 0.125  # of the memory available when an engine is made: what one pass may hold
 
 
 @dataclass
@@ -51,6 +56,20 @@ class Reading:
         """Whether the padded sequences are at most so many tokens, and no more than half of them padding."""
         padded = len(self.known) * max(self.num_new)
         return padded <= min(prefill_tokens, 2 * sum(self.num_new))
+
+
+def tokens_of_a_pass(
+    config: ModelConfig, weight_bytes: float, available_bytes: int, total_bytes: int, *, is_fast: bool
+) -> int:
+    """As many tokens as a pass should read that nobody waits for, in whole pages.
+
+    Weights of more than half of the memory do not stay in it beside a cache. The reference's attention takes too much
+    for the longest passes.
+    """
+    is_from_disk = weight_bytes > total_bytes / 2 and kernels_in_use() != "reference"
+    most = LONGEST_PASS if is_from_disk else LONG_PASS
+    fitting = int(PASS_SHARE * available_bytes) // pass_bytes_per_token(config, is_fast=is_fast)
+    return max(TILE_KEYS, min(most, fitting // TILE_KEYS * TILE_KEYS))
 
 
 def next_reading(

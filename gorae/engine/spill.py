@@ -29,8 +29,9 @@ class PageFolder:
     """What a folder holds, the least recently used first; several engines may share it, each within its own bound."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        require_writable(folder)
         self.folder, self.max_bytes = folder, max_bytes
+        self.is_closed = False  # to new pages, since one could not be written
         for unfinished in folder.glob("*.writing"):
             if time.time() - unfinished.stat().st_mtime > ABANDONED_SECONDS:
                 unfinished.unlink(missing_ok=True)
@@ -60,14 +61,23 @@ class PageFolder:
         return page
 
     def write(self, key: str, page: bytes) -> None:
-        """Add a page; those least recently used go where that takes their room."""
+        """Add a page; those least recently used go where that takes their room.
+
+        Where it can not be written, as on a full disk, that is said once, and no further page is.
+        """
         num_bytes = len(MAGIC) + len(page) + DIGEST_BYTES
-        if key in self.sizes or num_bytes > self.max_bytes:
+        if key in self.sizes or num_bytes > self.max_bytes or self.is_closed:
             return
         self.make_room(num_bytes)
         unfinished = self.folder / f"{key}.{os.getpid()}.writing"
-        unfinished.write_bytes(MAGIC + page + hashlib.sha256(page).digest())
-        unfinished.replace(self.path_of(key))
+        try:
+            unfinished.write_bytes(MAGIC + page + hashlib.sha256(page).digest())
+            unfinished.replace(self.path_of(key))
+        except OSError as error:
+            log(f"{self.folder} takes no page ({error}): what is read from now on is kept in memory alone")
+            self.is_closed = True
+            unfinished.unlink(missing_ok=True)
+            return
         self.sizes[key] = num_bytes
         self.num_bytes += num_bytes
 
@@ -91,6 +101,19 @@ class PageFolder:
 
     def path_of(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
+
+
+def require_writable(folder: Path) -> None:
+    """Make sure that there is such a folder and that files can be made in it; raises ValueError otherwise."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f"{os.getpid()}.writing"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"prefixes can not be kept in {folder} ({error.strerror}); give a prefix folder that can be written"
+        ) from error
 
 
 def page_keys(fingerprint: str, sequence: Sequence[int]) -> Iterator[str]:

@@ -10,14 +10,14 @@ from starlette.types import ASGIApp
 
 from gorae.app import create_app
 from gorae.config import CacheType
-from gorae.engine import Engine
+from gorae.engine import Engine, require_writable
 from gorae.observe import log
 from gorae.recipes.run import BEGUN, load_chat_model
 from gorae.recipes.settings import ServeSettings
 from gorae.server import create_api, serve, serving
 from gorae.tasks import LANGUAGES, draw_problem
 
-PREFILL_TOKENS = 512  # of a long prompt a step: so long do replies that are being written pause
+READ_WHILE_WRITING = 512  # tokens of a long prompt a step: so long do replies that are being written pause
 
 ABOUT = {
     "ko": (
@@ -55,9 +55,16 @@ def example_questions(count: int = 2) -> list[dict[str, str]]:
     return [{"language": problem.language, "text": problem.prompt} for problem in problems]
 
 
-def serve_model(path: Path, wanted: ServeSettings, *, cache_type: CacheType | None = None) -> None:
-    """Serve the model in `path`, API and page, until Ctrl-C."""
-    api = _api(path, create_app(**words_of_the_page(path)), cache_type)
+def serve_model(
+    path: Path, wanted: ServeSettings, *, cache_type: CacheType | None = None, prefix_folder: Path | None = None
+) -> None:
+    """Serve the model in `path`, API and page, until Ctrl-C; `cache_type` and `prefix_folder` are the engine's.
+
+    Raises ValueError where nothing can be written to that folder.
+    """
+    if prefix_folder is not None:
+        require_writable(prefix_folder)  # before the model is loaded, which may take long
+    api = _api(path, create_app(**words_of_the_page(path)), cache_type=cache_type, prefix_folder=prefix_folder)
     name = model_name(path)
     serve(api, wanted.host, wanted.port, on_ready=lambda address: log(f"serving {name} at {address} until Ctrl-C"))
 
@@ -69,9 +76,10 @@ def served_model(path: Path) -> Iterator[str]:
         yield f"{address}/v1"
 
 
-def _api(path: Path, page: ASGIApp | None = None, cache_type: CacheType | None = None) -> ASGIApp:
+def _api(path: Path, page: ASGIApp | None = None, **options: Any) -> ASGIApp:
+    """`options` are the engine's."""
     model = load_chat_model(path)
-    engine = Engine(model, prefill_tokens=PREFILL_TOKENS, speculation="auto", cache_type=cache_type)
+    engine = Engine(model, prefill_tokens_while_running=READ_WHILE_WRITING, speculation="auto", **options)
     return create_api(engine, model.tokenizer, model_name(path), max_positions=engine.max_positions, page=page)
 
 

@@ -106,15 +106,28 @@ def test_serve_serves_a_folder_where_it_is_told(calls):
     assert main(["serve", "some/model", "--serve.host", "0.0.0.0", "--serve.port", "9000"]) == 0
     ((_, path, wanted, named),) = calls
     assert (path, wanted.host, wanted.port) == (Path("some/model"), "0.0.0.0", 9000)
-    assert named == {"cache_type": None}
+    assert named == {"cache_type": None, "prefix_folder": None}
 
 
 def test_serve_is_told_what_the_cache_holds(calls, capsys):
     assert main(["serve", "some/model", "--cache-type", "int8"]) == 0
-    assert calls[0][-1] == {"cache_type": "int8"}
+    assert calls[0][-1]["cache_type"] == "int8"
     with pytest.raises(SystemExit):
         main(["serve", "some/model", "--cache-type", "int4"])
     assert "invalid choice: 'int4'" in capsys.readouterr().err
+
+
+def test_serve_keeps_prefixes_in_a_folder_that_is_given(calls):
+    assert main(["serve", "some/model", "--prefix-folder", "some/prefixes"]) == 0
+    assert calls[0][-1]["prefix_folder"] == Path("some/prefixes")
+
+
+def test_a_prefix_folder_that_can_not_be_written_is_named_before_a_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for folder, reason in (("file", "File exists"), ("file/below", "Not a directory")):
+        assert main(["serve", str(tmp_path / "nowhere"), "--prefix-folder", str(tmp_path / folder)]) == 2
+        told = f"gorae: prefixes can not be kept in {tmp_path / folder} ({reason}); give a prefix folder that can be"
+        assert capsys.readouterr().err.startswith(told)
 
 
 @pytest.mark.parametrize("verb", ["serve", "evaluate"])

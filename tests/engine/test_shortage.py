@@ -59,6 +59,16 @@ def test_a_request_that_finds_no_memory_alone_is_dropped_by_name_and_the_others_
     assert [event.token_id for event in tokens] == expected.token_ids
 
 
+def test_where_there_is_no_memory_for_a_long_pass_a_prompt_is_read_in_shorter_ones(model, prompts, short_of, capfd):
+    params, prompt = SamplingParams(max_tokens=5, seed=1, ignore_eos=True, prompt_logprobs=1), prompts[11] * 2
+    expected = Engine(model).generate([prompt], params)
+    engine = Engine(model, prefill_tokens=96, prefill_tokens_while_running=32)
+    short_of(40)
+    assert engine.generate([prompt], params) == expected
+    assert (engine.prefill_tokens, engine.max_batch) == (32, 256)
+    assert "memory is short: the engine reads 32 tokens at once from now on" in capfd.readouterr().err
+
+
 def test_another_error_is_not_taken_for_a_shortage(model):
     engine = Engine(model)
 

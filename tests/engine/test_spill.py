@@ -141,6 +141,31 @@ def test_a_small_cache_takes_from_disk_what_it_had_to_let_go(model, tmp_path):
     assert engine.runner.cache.book.num_used <= 5
 
 
+def test_a_folder_that_can_not_be_written_is_refused(model, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.touch", refuse)
+    with pytest.raises(ValueError, match=r"prefixes can not be kept in .* \(Permission denied\); give a prefix folder"):
+        Engine(model, prefix_folder=tmp_path)
+
+
+def test_on_a_full_disk_prefixes_stay_in_memory_and_replies_go_on(model, tmp_path, monkeypatch, capfd):
+    other = [*LONG[:70], 5]
+    expected = Engine(model, prefix_cache=False).generate([LONG, other], PARAMS)
+    engine = Engine(model, prefix_folder=tmp_path)
+
+    def refuse(path, stored):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    assert [engine.generate([prompt], PARAMS)[0] for prompt in (LONG, other)] == expected
+    assert not list(tmp_path.iterdir())
+    assert engine.generate([other], PARAMS)[0].num_cached == 64
+    assert capfd.readouterr().err.count("No space left on device") == 1
+
+
 def test_a_folder_without_a_prefix_cache_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="prefix_folder has no use with prefix_cache=False; leave one of them out"):
         Engine(model, prefix_folder=tmp_path, prefix_cache=False)

@@ -1,8 +1,11 @@
 from pathlib import Path
 
-from gorae.recipes import LaptopSettings, Run
+from gorae.checkpoint import save_model
+from gorae.client import ChatClient
+from gorae.recipes import LaptopSettings, Run, ServeSettings
 from gorae.recipes.corpus import sealed_items
-from gorae.recipes.serving import ABOUT, UNKNOWN, example_questions, model_name, words_of_the_page
+from gorae.recipes.serving import ABOUT, UNKNOWN, example_questions, model_name, serve_model, words_of_the_page
+from gorae.server import serving
 
 
 def test_examples_are_two_in_each_language_and_always_the_same():
@@ -10,6 +13,23 @@ def test_examples_are_two_in_each_language_and_always_the_same():
     assert [example["language"] for example in examples] == ["ko", "ko", "zh", "zh", "en", "en"]
     assert len({example["text"] for example in examples}) == 6
     assert example_questions() == examples
+
+
+def test_what_a_server_has_read_is_found_in_its_folder_by_the_next_one(network, tokenizer, tmp_path, monkeypatch):
+    save_model(tmp_path / "model", network, tokenizer=tokenizer)
+    question = {"role": "user", "content": "1 plus 2 minus 3 " * 9}
+    usages = []
+
+    def ask(api, *_, **__):
+        with serving(api) as url, ChatClient(f"{url}/v1") as client:
+            usages.append(client.complete([question], max_tokens=1).usage)
+
+    monkeypatch.setattr("gorae.recipes.serving.serve", ask)
+    for folder in (None, tmp_path / "deep/prefixes", tmp_path / "deep/prefixes", None):
+        serve_model(tmp_path / "model", ServeSettings(), prefix_folder=folder)
+    known = [usage["prompt_cache_hit_tokens"] for usage in usages]
+    assert known == [0, 0, usages[0]["prompt_tokens"] // 32 * 32, 0]
+    assert known[2] > 0
 
 
 def test_no_example_is_a_sealed_item():

@@ -65,7 +65,7 @@ def test_requests_at_once_share_the_weights_of_a_step_and_a_prompt_those_of_a_pa
     assert eight[0] == pytest.approx(4 * weights_read(CONFIG, 8) / 8)
     assert whole[0] == pytest.approx(4 * weights_read(CONFIG, 512) / 512)
     assert one[0] > eight[0] > whole[0]
-    assert eight[1] == pytest.approx((64 + DECODED / 2) * cache_bytes_per_token(CONFIG))
+    assert eight[1] == pytest.approx((LINES["8 at once"].depth + DECODED / 2) * cache_bytes_per_token(CONFIG))
 
 
 def test_a_long_prompt_is_counted_pass_by_pass():
