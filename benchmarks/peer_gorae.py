@@ -6,14 +6,14 @@ from answer import answer
 
 from gorae import Engine, SamplingParams, load
 from gorae.engine import Line, Trial
-from gorae.recipes.speed import PREFILL_TOKENS, taken_per_token
+from gorae.recipes.speed import taken_per_token
 
 
 class GoraePeer:
     def __init__(self, path: str, *, threads: int, mode: str) -> None:
         torch.set_num_threads(threads)
         self.model = load(path, mode)
-        self.engine = Engine(self.model, prefix_cache=False, prefill_tokens=PREFILL_TOKENS)
+        self.engine = Engine(self.model, prefix_cache=False)
         self.engine.generate([[2]], SamplingParams(max_tokens=1))
 
     def begin(self, line: str, *, depth: int, requests: int, is_prefill: bool, turns: int) -> None:  # noqa: ARG002

@@ -12,7 +12,7 @@ import llama_cpp
 import numpy as np
 from answer import answer
 
-BATCH = 4096  # tokens at once at most, as Gorae's engine reads
+BATCH = 4096  # tokens at once at most
 DECODED = 24  # as in gorae.engine
 SPARE = 40  # places of a context that are not used
 

@@ -21,7 +21,6 @@ from gorae.model import weight_bytes_read
 from gorae.observe import HeldMemory, held_memory, memory_bytes, processor_name
 from gorae.recipes.machine import current_commit
 
-PREFILL_TOKENS = 4096
 MOST_READ = 1 << 30  # bytes; far more than the caches hold
 
 
@@ -99,7 +98,7 @@ def measure_speed(
     began = perf_counter()
     model = load(path, mode)
     load_seconds = perf_counter() - began
-    engine = Engine(model, prefix_cache=False, prefill_tokens=PREFILL_TOKENS)
+    engine = Engine(model, prefix_cache=False)
     speeds: list[Speed] = []
     left_out: dict[str, str] = {}
     for line in (LINES[name] for name in only or LINES):
