@@ -62,6 +62,8 @@ class Places:
 
     def reached(self, token_ids: Sequence[int]) -> list[int]:
         """The places that count, of those at which `token_ids` were drawn: up to each request's first wrong guess."""
+        if not any(self.drafts):
+            return list(range(len(self.requests)))
         reached, place = [], 0
         for draft in self.drafts:
             right = [guess == token for guess, token in zip(draft, token_ids[place:], strict=False)]

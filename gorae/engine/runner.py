@@ -85,12 +85,13 @@ class Runner:
         rows, counts = slice(0, self.num_running), list(map(len, token_ids))
         starts = self.cache.lengths_B[rows].tolist()
         self.make_room([start + count for start, count in zip(starts, counts, strict=True)])
-        tokens_BT = torch.tensor([tokens + tokens[-1:] * (max(counts) - len(tokens)) for tokens in token_ids])
+        longest = max(counts)
+        tokens_BT = torch.tensor([tokens + tokens[-1:] * (longest - len(tokens)) for tokens in token_ids])
         features = self.passes(tokens_BT, rows)
         counts_B = torch.tensor(counts)
         self.cache.lengths_B[rows] += counts_B
-        self.bill(tokens_BT.numel(), context=sum(starts) / len(starts) + (max(counts) + 1) / 2)
-        is_own_BT = torch.arange(max(counts)) < counts_B[:, None]
+        self.bill(tokens_BT.numel(), context=sum(starts) / len(starts) + (longest + 1) / 2)
+        is_own_BT = torch.arange(longest) < counts_B[:, None]
         return Passage(starts, counts, features), self.log_probs(features.hidden_BTD[is_own_BT])
 
     @torch.inference_mode()
@@ -200,9 +201,9 @@ class Runner:
 
     def make_room(self, lengths: Sequence[int], *, first: int = 0) -> None:
         """Let rows from `first` on hold pages for so many tokens each; prefixes go where no page is free."""
-        rows = list(enumerate(lengths, first))
-        self.prefixes.make_room(sum(self.cache.num_missing(row, length) for row, length in rows))
-        for row, length in rows:
+        short = [(row, length) for row, length in enumerate(lengths, first) if self.cache.num_missing(row, length)]
+        self.prefixes.make_room(sum(self.cache.num_missing(row, length) for row, length in short))
+        for row, length in short:
             self.cache.reserve(row, length)
 
     def has_room(self, num_copied: int, num_tokens: int = 1) -> bool:

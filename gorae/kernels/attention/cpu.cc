@@ -159,7 +159,7 @@ inline void ask_for(const float* rows, long count, long width, long stride) {
     constexpr long LINE = 64 / sizeof(float);
     if (stride == width) width *= count, count = 1;
     for (long row = 0; row < count; ++row, rows += stride)
-        for (long at = 0; at < width; at += LINE) __builtin_prefetch(rows + at);
+        for (long at = 0; at < width; at += LINE) __builtin_prefetch(rows + at, 0, 2);
 }
 
 // Whether what queries see differs from sequence to sequence.
@@ -176,20 +176,22 @@ inline void attend(const Attention& job, long sequence, long head, long first, l
     const long stride = blocks_of(furthest, 8) * 8;
     const Matrix<float> scores = {scratch(SCORES, (last - first) * stride), last - first, furthest, stride};
     const bool is_bound_by_bytes = queries.rows <= FEW_ROWS;
-    const auto ask = [&](const Pages<float>& pages, const PageTable& table, long width, long key) {
-        if (is_bound_by_bytes && key < furthest)
-            ask_for(table.page(pages, sequence, key_head, key / table.page_tokens),
+    const auto ask = [&](const Pages<float>& pages, const PageTable& table, long width, long of_head, long key) {
+        if (is_bound_by_bytes && key < furthest && of_head < job.key_heads)
+            ask_for(table.page(pages, sequence, of_head, key / table.page_tokens),
                     least(table.page_tokens, furthest - key), width, pages.token);
     };
-    ask(job.key, job.key_table, job.key_width, 0);
+    if (key_head == 0) ask(job.key, job.key_table, job.key_width, key_head, 0);  // the head before asks for others
     for (long key = 0; key < furthest; key += job.key_table.page_tokens) {
         const float* page = job.key_table.page(job.key, sequence, key_head, key / job.key_table.page_tokens);
         const long count = least(job.key_table.page_tokens, furthest - key);
-        ask(job.key, job.key_table, job.key_width, key + count);
-        if (key % job.value_table.page_tokens == 0) ask(job.value, job.value_table, job.value_width, key);
+        ask(job.key, job.key_table, job.key_width, key_head, key + count);
+        if (key % job.value_table.page_tokens == 0) ask(job.value, job.value_table, job.value_width, key_head, key);
         some_outputs(queries, Matrix<const float>{page, count, job.key_width, job.key.token},
                      {scores.numbers + key, last - first, count, stride}, 0);
     }
+
+    ask(job.key, job.key_table, job.key_width, key_head + 1, 0);
 
     float totals[QUERIES];
     for (long query = first; query < last; ++query) {
@@ -222,6 +224,10 @@ inline void attention(const Attention& job, int threads) {
                                    : count_seen(job.mask + sequence * job.mask_sequence + query * job.mask_query,
                                                 job.keys);
     });
+    if (job.queries <= FEW_ROWS && job.sequences >= 4 * threads)  // all heads of a page lie one after the other
+        return share(job.sequences, threads, [&](long sequence) {
+            for (long head = 0; head < job.heads; ++head) attend(job, sequence, head, 0, job.queries);
+        });
     const long parts = blocks_of(job.queries, QUERIES), heads = job.sequences * job.heads;
     share(heads * parts, threads, [&](long task) {
         const long part = parts - 1 - task / heads, which = task % heads;  // the longest first
