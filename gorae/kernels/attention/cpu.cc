@@ -216,6 +216,7 @@ inline void attend(const Attention& job, long sequence, long head, long first, l
 }
 
 inline void attention(const Attention& job, int threads) {
+    if (job.queries == 0) return;
     if (2.0 * job.sequences * job.heads * job.queries * job.keys * (job.key_width + job.value_width) < LEAST_FLOPS)
         threads = 1;
     share((is_each_its_own(job) ? job.sequences : 1) * job.queries, threads, [&](long row) {
