@@ -133,7 +133,9 @@ class Cache:
 
     def memories(self, rows: slice, num_new: int) -> list["LayerMemory"]:
         """Each layer's memory of these rows, to be given `num_new` more tokens of each."""
-        places = self.places(rows, num_new)
+        return self.memories_at(self.places(rows, num_new))
+
+    def memories_at(self, places: "Places") -> list["LayerMemory"]:
         return [LayerMemory(self, layer, places) for layer in range(len(self.layers))]
 
     def places(self, rows: slice, num_new: int) -> "Places":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, UntypedStorage
 
 from gorae.kernels import Arena, Recording
-from gorae.model.cache import Cache, LayerMemory, Places
+from gorae.model.cache import Cache, Places
 from gorae.model.network import Features, Network
 from gorae.model.reading import tensors_held
 
@@ -81,8 +81,7 @@ class RepeatedPasses:
         return Features(features.hidden_BTD.clone(), features.routings)
 
     def run(self, token_ids_BT: Tensor, places: Places) -> Features:
-        memories = [LayerMemory(self.cache, layer, places) for layer in range(len(self.cache.layers))]
-        return self.network.run_blocks(token_ids_BT, places.starts_B, memories)
+        return self.network.run_blocks(token_ids_BT, places.starts_B, self.cache.memories_at(places))
 
 
 def places_of(network: Network) -> dict[int, UntypedStorage]:
