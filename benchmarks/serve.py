@@ -181,6 +181,8 @@ def compare(
     begin(ours, line, turns=pairs + 1)
     begin(theirs, line, turns=pairs + 1, **{name: value for name, value in tuning.items() if name != "repack"})
     first = next(drawn)
+    if line.is_prefill:  # minutes, where a prompt is long
+        first = [prompt[:TRIED_DEPTH] for prompt in first]
     for worker in (ours, theirs):  # pages are read, caches are warm
         worker.ask("turn", prompts=first)
     seconds = []

@@ -7,7 +7,9 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
+from gorae.config import CacheType
 from gorae.observe import format_bytes, format_count
 from gorae.recipes import Peaks, Speed, SpeedReport, measure_speed, set_up_process
 
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode", choices=["exact", "fast"], help="as gorae.load (default: what its weights are made for)"
     )
+    parser.add_argument("--cache-type", choices=get_args(CacheType), help="of what is remembered (default: the mode's)")
     parser.add_argument("--only", action="append", default=[], metavar="LINE", help="one line; may be given again")
     parser.add_argument("--turns", type=int, default=3, help="how often a line is timed (default: 3)")
     parser.add_argument("--threads", type=int, help="of the processor (default: all)")
@@ -29,7 +32,9 @@ def run(args: argparse.Namespace) -> None:
     if args.turns < 1:
         raise ValueError(f"--turns {args.turns} must be at least 1")
     set_up_process(args.threads)
-    report = measure_speed(args.path, mode=args.mode, only=args.only, turns=args.turns, tell=tell)
+    report = measure_speed(
+        args.path, mode=args.mode, only=args.only, turns=args.turns, cache_type=args.cache_type, tell=tell
+    )
     for line in closing(report):
         print(line)
     if args.json is not None:

@@ -18,15 +18,7 @@ inline void sum_of_two(const float* left, const float* right, float* y, long row
 }
 
 inline void put_number(float from, float& to) { to = from; }
-
-// Rounded to the nearest, ties to even.
-inline void put_number(float from, Bfloat16& to) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &from, sizeof bits);
-    const bool is_number = (bits & 0x7fffffff) <= 0x7f800000;
-    to.bits = static_cast<std::uint16_t>(is_number ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0);
-}
-
+inline void put_number(float from, Bfloat16& to) { to = nearest_bfloat16(from); }
 inline void put_number(Bfloat16 from, Bfloat16& to) { to = from; }
 
 // Numbers [A, B, C, D] in steps of their own on both sides; those of D lie side by side where both last steps are 1.

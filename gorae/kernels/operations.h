@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #ifdef __FAST_MATH__
 #error "Gorae's sums must keep their order: compile without -ffast-math"
@@ -15,6 +16,15 @@ namespace gorae {
 struct Bfloat16 {
     std::uint16_t bits;
 };
+
+// The nearest one, the even one of two. Static: each instruction set has its own, since the linker would keep any.
+static inline Bfloat16 nearest_bfloat16(float number) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &number, sizeof bits);
+    const bool is_number = (bits & 0x7fffffff) <= 0x7f800000;
+    return {static_cast<std::uint16_t>(is_number ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0)};
+}
+
 struct Float8 {  // float8_e4m3fn
     std::uint8_t bits;
 };

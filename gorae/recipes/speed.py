@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 
 from gorae.checkpoint import Mode, load
-from gorae.config import Parameters, cache_bytes_per_token, count_parameters, forward_flops
+from gorae.config import CacheType, Parameters, cache_bytes_per_token, count_parameters, forward_flops
 from gorae.engine import DECODED, LINES, Engine, Line, Trial, obstacle, random_prompts
 from gorae.kernels import kernels_in_use, multiply_add, multiply_add_bytes
 from gorae.model import weight_bytes_read
@@ -85,11 +85,12 @@ def measure_speed(
     mode: Mode | None = None,
     only: Sequence[str] = (),
     turns: int = 3,
+    cache_type: CacheType | None = None,
     tell: Callable[[Peaks | Speed], None] = lambda _: None,
 ) -> SpeedReport:
     """Time the engine on `path`, line by line, or on those named in `only`; `tell` hears of every figure as it comes.
 
-    Raises ValueError for lines that are not there, and what `load` raises.
+    `cache_type` is the engine's. Raises ValueError for lines that are not there, and what `load` raises.
     """
     for name in only:
         if name not in LINES:
@@ -98,7 +99,7 @@ def measure_speed(
     began = perf_counter()
     model = load(path, mode)
     load_seconds = perf_counter() - began
-    engine = Engine(model, prefix_cache=False)
+    engine = Engine(model, prefix_cache=False, cache_type=cache_type)
     speeds: list[Speed] = []
     left_out: dict[str, str] = {}
     for line in (LINES[name] for name in only or LINES):
@@ -164,7 +165,7 @@ def taken_per_token(engine: Engine, line: Line) -> tuple[float, float, float]:
     network, config, steps = engine.runner.network, engine.config, list(steps_of(line, engine.prefill_tokens))
     num_tokens = sum(tokens for tokens, _, _ in steps)
     weights = sum(weight_bytes_read(network, tokens) for tokens, _, _ in steps)
-    held = cache_bytes_per_token(config, is_fast=network.is_fast)
+    held = cache_bytes_per_token(config, is_fast=network.is_fast, cache_type=engine.runner.cache_type)
     read = held * sum(requests * context for _, requests, context in steps)
     flops = sum(forward_flops(config, tokens, context=context) for tokens, _, context in steps)
     return weights / num_tokens, read / num_tokens, flops / num_tokens

@@ -32,14 +32,15 @@ def asked(monkeypatch):
 
 
 def test_bench_prints_the_machine_the_lines_and_what_was_left_out(asked, capsys):
-    assert main(["bench", "models/mine", "--mode", "fast", "--threads", "2"]) == 0
+    assert main(["bench", "models/mine", "--mode", "fast", "--cache-type", "int8", "--threads", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a processor, 2 threads, kernels avx2: reads 50.0 GB/s, float32 200 GFLOP/s, int8 400 GOP/s"
     assert lines[2].split() == ["decode", "12.0", "1.50", "GB", "2.00", "MB", "0.8", "36%", "memory"]
     assert lines[3].endswith("36% int8")
     assert lines[4].split() == ["decode", "at", "2048", "takes", "2073", "tokens"]
     assert "1.00 kB anonymous, 3.00 kB" in lines[-1]
-    assert asked == {"path": Path("models/mine"), "mode": "fast", "only": [], "turns": 3, "threads": 2}
+    wanted = {"mode": "fast", "cache_type": "int8", "only": [], "turns": 3}
+    assert asked == {"path": Path("models/mine"), "threads": 2} | wanted
 
 
 def test_bench_writes_its_figures(asked, tmp_path):

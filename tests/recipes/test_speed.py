@@ -94,3 +94,13 @@ def test_fast_mode_is_held_against_products_of_integers_where_there_are_any(fold
     assert (exact.arithmetic, fast.arithmetic, report.mode) == ("float32", "int8", "fast")
     assert fast.share_of_flops == pytest.approx(fast.tokens_per_second * fast.flops_per_token / 4e9)
     assert fast.cache_bytes_per_token < exact.cache_bytes_per_token / 2
+
+
+def test_a_narrower_cache_is_counted_as_it_is(folder):
+    held = {}
+    for cache_type in (None, "int8"):
+        options = {"mode": "fast", "cache_type": cache_type}
+        (found,) = measure_speed(folder, only=["decode"], turns=1, **options).speeds
+        held[cache_type] = found.cache_bytes_per_token / cache_bytes_per_token(CONFIG, is_fast=True)
+    each = CONFIG.latent_dim + CONFIG.rope_dim
+    assert held["int8"] / held[None] == pytest.approx((each + 2) / (2 * each))  # a scale for up to 32 numbers

@@ -10,15 +10,8 @@
 
 namespace gorae::GORAE_SET {
 
-constexpr long ROW_SCALE_BYTES = 2;
+constexpr long ROW_SCALE_BYTES = sizeof(Bfloat16);
 inline long row_bytes(long width) { return width + ROW_SCALE_BYTES * blocks_of(width, GROUP); }
-
-// To the nearest bfloat16, the even one of two; of what is finite and not negative, or no number.
-inline std::uint16_t scale_bits(float scale) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &scale, sizeof bits);
-    return static_cast<std::uint16_t>(scale == scale ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0);
-}
 
 inline float scale_at(const void* group) {
     std::uint16_t held;
@@ -39,7 +32,7 @@ inline void byte_group(const float* x, long count, std::int8_t* y) {
     largest = largest + ((numbers[0] - numbers[0]) + (numbers[1] - numbers[1]) +
                          ((numbers[2] - numbers[2]) + (numbers[3] - numbers[3])));
     const float exact = largest_of(largest) / 127.0f;
-    const std::uint16_t held = scale_bits(exact);
+    const Bfloat16 held = nearest_bfloat16(exact);
     std::memcpy(y, &held, ROW_SCALE_BYTES);
     std::int8_t bytes[GROUP] = {};
     if (exact == exact) {
