@@ -4,7 +4,7 @@ from gorae.posttrain.advantage import group_advantages
 from gorae.posttrain.distill import keep_correct
 from gorae.posttrain.grpo import KL_ROWS, GrpoSettings, PolicyBatch, policy_batch, policy_loss
 from gorae.posttrain.parity import Parity, measure_parity
-from gorae.posttrain.rollout import Rollout, sample_rollouts
+from gorae.posttrain.rollout import Rollout, rollouts_of, sample_groups, sample_rollouts
 from gorae.posttrain.sft import Example, example_batches
 
 __all__ = [
@@ -20,5 +20,7 @@ __all__ = [
     "measure_parity",
     "policy_batch",
     "policy_loss",
+    "rollouts_of",
+    "sample_groups",
     "sample_rollouts",
 ]

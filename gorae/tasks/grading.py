@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 from multiprocessing.connection import Connection, wait
 from time import monotonic
 from types import TracebackType
@@ -36,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The reward of a reply and what each function gave; None where nothing applied, or where `error` says what failed."""
+    """The reward of a reply and what each function gave; None where nothing applied, or something failed: `error`."""
 
     reward: float | None
     parts: Mapping[str, float | None] = field(default_factory=dict)
@@ -47,7 +48,7 @@ class GraderError(ValueError):
     """A task failed to do what it must: to load, to draw rows, to say what is right."""
 
 
-class _Died(Exception):
+class _DiedError(Exception):
     """A process ended, or was ended, before it answered."""
 
 
@@ -70,7 +71,7 @@ class _Process:
         self.deadline = monotonic() + limits.seconds_to_start
         try:
             self.answer()
-        except _Died as error:
+        except _DiedError as error:
             raise GraderError(f"{source} could not be loaded: {error}") from error
 
     def begin(self, *request: Any) -> None:
@@ -78,15 +79,15 @@ class _Process:
         self.connection.send(request)
 
     def answer(self) -> Any:
-        """What it answers before its deadline. Raises GraderError for what the task raised, `_Died` if it is gone."""
+        """What it answers in time. Raises GraderError for what the task raised, `_DiedError` if it is gone."""
         if not self.connection.poll(max(0.0, self.deadline - monotonic())):
             self.end()
-            raise _Died("it took too long and was ended")
+            raise _DiedError("it took too long and was ended")
         try:
             is_well, answer = self.connection.recv()
         except EOFError:
             self.end()
-            raise _Died(f"its process ended with status {self.process.returncode}") from None
+            raise _DiedError(f"its process ended with status {self.process.returncode}") from None
         if not is_well:
             raise GraderError(answer)
         return answer
@@ -98,29 +99,40 @@ class _Process:
         self.connection.close()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Job:
+    """Replies to a row, and which they are of all."""
+
     row: Row
     replies: list[Reply]
     places: list[int]
-    tries_left: int
+    is_last_try: bool = False
+
+    def tried_again(self) -> list["_Job"]:
+        """Each reply alone, and a reply alone once more."""
+        if len(self.replies) == 1:
+            return [] if self.is_last_try else [replace(self, is_last_try=True)]
+        pairs = zip(self.replies, self.places, strict=True)
+        return [_Job(self.row, [reply], [place]) for reply, place in pairs]
 
 
 class Graders:
-    """A task in `num_processes` processes. Raises GraderError if it can not be loaded.
+    """A task in `num_processes` processes; `limits.seconds` are those for all replies to a prompt together.
 
-    seconds of a call: `limits`, for all replies to a prompt together.
+    Raises GraderError if the task can not be loaded.
     """
 
     def __init__(self, source: str, *, num_processes: int = 1, limits: Limits = Limits()) -> None:
         self.source, self.limits = source, limits
-        self.idle = [_Process(source, limits) for _ in range(num_processes)]
+        self.processes: list[_Process] = []
+        for _ in range(num_processes):
+            self.processes.append(_Process(source, limits))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for process in self.idle:
+        for process in self.processes:
             process.end()
 
     def rows(self, seed: int, first: int, count: int, *, without: frozenset[str] = frozenset()) -> list[Row]:
@@ -137,48 +149,48 @@ class Graders:
 
     def grade(self, rows: Sequence[Row], groups: Sequence[Sequence[Reply]]) -> list[list[Verdict]]:
         """A verdict on each reply of each group, the replies to one row."""
+        numbers = count()
+        places = [[next(numbers) for _ in group] for group in groups]
+        jobs = zip(rows, groups, places, strict=True)
+        waiting = deque(_Job(row, list(group), at) for row, group, at in jobs if group)
         verdicts: dict[int, Verdict] = {}
-        firsts = [sum(map(len, groups[:number])) for number in range(len(groups) + 1)]
-        waiting = deque(
-            _Job(row, list(group), list(range(first, first + len(group))), tries_left=1)
-            for row, group, first in zip(rows, groups, firsts, strict=False)
-            if group
-        )
-        busy: dict[Connection, tuple[_Process, _Job]] = {}
+        idle = list(range(len(self.processes)))
+        busy: dict[int, _Job] = {}
         while waiting or busy:
-            while waiting and self.idle:
-                process, job = self.idle.pop(), waiting.popleft()
-                process.begin("reward", [job.row] * len(job.replies), job.replies)
-                busy[process.connection] = process, job
-            nearest = min(process.deadline for process, _ in busy.values())
-            answered = wait(list(busy), timeout=max(0.0, nearest - monotonic()))
-            late = [connection for connection, (process, _) in busy.items() if process.deadline <= monotonic()]
-            for connection in {*answered, *late}:
-                process, job = busy.pop(connection)
+            while waiting and idle:
+                job = busy[number := idle.pop()] = waiting.popleft()
+                self.processes[number].begin("reward", [job.row] * len(job.replies), job.replies)
+            for number in self._ready(busy):
+                job = busy.pop(number)
                 try:
-                    found = [Verdict(reward, parts) for reward, parts in process.answer()]
-                except (GraderError, _Died) as error:
-                    found = _after(job, error, waiting)
-                verdicts.update(zip(job.places, found, strict=False))
-                self.idle.append(process if process.process.poll() is None else _Process(self.source, self.limits))
-        return [[verdicts[place] for place in range(first, last)] for first, last in zip(firsts, firsts[1:])]
+                    found = self._answer(number)
+                    verdicts.update((at, Verdict(*one)) for at, one in zip(job.places, found, strict=True))
+                except (GraderError, _DiedError) as error:
+                    again = job.tried_again()
+                    waiting.extend(again)
+                    verdicts.update((at, Verdict(None, error=str(error))) for at in job.places if not again)
+                idle.append(number)
+        return [[verdicts[place] for place in group] for group in places]
+
+    def _ready(self, busy: Iterable[int]) -> list[int]:
+        """The processes that have answered or are late; waits for the first."""
+        of = {self.processes[number].connection: number for number in busy}
+        nearest = min(self.processes[number].deadline for number in busy)
+        answered = wait(list(of), timeout=max(0.0, nearest - monotonic()))
+        now = monotonic()
+        return [n for connection, n in of.items() if connection in answered or self.processes[n].deadline <= now]
 
     def _ask(self, *request: Any) -> Any:
-        process = self.idle[0]
-        process.begin(*request)
+        self.processes[0].begin(*request)
         try:
-            return process.answer()
-        except _Died as error:
-            self.idle[0] = _Process(self.source, self.limits)
+            return self._answer(0)
+        except _DiedError as error:
             raise GraderError(f"{self.source} was asked for {request[0]}: {error}") from error
 
-
-def _after(job: _Job, error: Exception, waiting: deque[_Job]) -> list[Verdict]:
-    """Put what is tried again back into the queue; the verdict, where there is no more try."""
-    if len(job.replies) > 1:
-        waiting.extend(_Job(job.row, [one], [place], 1) for one, place in zip(job.replies, job.places, strict=True))
-    elif job.tries_left:
-        waiting.append(_Job(job.row, job.replies, job.places, job.tries_left - 1))
-    else:
-        return [Verdict(None, error=str(error))]
-    return []
+    def _answer(self, number: int) -> Any:
+        """What a process answers; another takes the place of one that died."""
+        try:
+            return self.processes[number].answer()
+        except _DiedError:
+            self.processes[number] = _Process(self.source, self.limits)
+            raise

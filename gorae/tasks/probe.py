@@ -1,4 +1,4 @@
-"""Does a task's grader tell right from wrong? Replies whose reward is known are graded, before a run learns to please it.
+"""Does a task's grader tell right from wrong? Replies whose reward is known are graded, before a run pleases it.
 
 Nouns: a Finding, what became of one kind of reply; an Examination, all of them. Right answers must earn 1; a reply that
 says nothing, repeats the question, keeps to the form only or guesses must earn 0; and the same reply always the same.
@@ -101,8 +101,8 @@ def _compare(replies: Sequence[Reply], first: Sequence[Verdict], again: Sequence
 
 
 def _told(reply: Reply, verdict: Verdict) -> str:
-    given = verdict.error or ", ".join(f"{name} {reward:g}" for name, reward in verdict.parts.items() if reward is not None)
-    return f"{reply.content!r:.60}: {given or 'nothing'}"
+    given = [f"{name} {reward:g}" for name, reward in verdict.parts.items() if reward is not None]
+    return f"{reply.content!r:.60}: {verdict.error or ', '.join(given) or 'nothing'}"
 
 
 def _another(answers: Sequence[str], answer: str, random: Random) -> str:

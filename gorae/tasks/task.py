@@ -89,9 +89,11 @@ def _call(name: str, function: RewardFunction, offered: Mapping[str, Any], num_r
     parameters = inspect.signature(function).parameters.values()
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     given = function(**(offered if takes_all else {p.name: offered[p.name] for p in parameters if p.name in offered}))
-    rewards = asyncio.run(given) if inspect.isawaitable(given) else given
+    rewards = asyncio.run(given) if inspect.iscoroutine(given) else given
     if not isinstance(rewards, Sequence) or len(rewards) != num_replies:
-        raise ValueError(f"{name} returned {rewards!r:.200} for {num_replies} replies; return a list of as many numbers")
+        raise ValueError(
+            f"{name} returned {rewards!r:.200} for {num_replies} replies; return a list of as many numbers"
+        )
     return [None if reward is None else _number(name, reward) for reward in rewards]
 
 

@@ -46,7 +46,7 @@ class Desk:
 def bound_memory(most_bytes: int) -> None:
     """Let an allocation beyond so many bytes fail, where the system can."""
     if sys.platform != "win32":
-        import resource  # noqa: PLC0415
+        import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
 
