@@ -10,13 +10,14 @@ from gorae.engine import Engine, Output, Routings, SamplingParams
 class Rollout:
     """One reply as it was sampled: its tokens, their log-probabilities then, its reward, its prompt's number.
 
+    reward: None where the reply could not be graded, which is no fault of the reply.
     routings: the experts that prompt and reply went to, where the parameters asked for them.
     """
 
     prompt_ids: list[int]
     reply_ids: list[int]
     log_probs: list[float]
-    reward: float
+    reward: float | None
     prompt: int
     finish_reason: str
     routings: Routings | None = field(default=None, compare=False)
@@ -25,7 +26,7 @@ class Rollout:
 def sample_rollouts(
     engine: Engine,
     prompts: Sequence[list[int]],
-    reward: Callable[[int, Output], float],
+    reward: Callable[[int, Output], float | None],
     *,
     num_samples: int,
     params: SamplingParams,
