@@ -10,7 +10,7 @@ from gorae.engine import Engine, Output, Routings, SamplingParams
 class Rollout:
     """One reply as it was sampled: its tokens, their log-probabilities then, its reward, its prompt's number.
 
-    reward: None where the reply could not be graded.
+    reward: None where the reply could not be graded, which is no fault of the reply.
     routings: the experts that prompt and reply went to, where the parameters asked for them.
     """
 
