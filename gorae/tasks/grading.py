@@ -71,7 +71,8 @@ class _Process:
         self.deadline = monotonic() + limits.seconds_to_start
         try:
             self.answer()
-        except _DiedError as error:
+        except (GraderError, _DiedError) as error:
+            self.end()
             raise GraderError(f"{source} could not be loaded: {error}") from error
 
     def begin(self, *request: Any) -> None:

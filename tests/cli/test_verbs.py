@@ -256,7 +256,10 @@ def test_tune_with_a_task_and_a_model_learns_it(monkeypatch):
     [
         (["--task", "mine.py"], "--task and --model go together"),
         (["--model", "some/model"], "--task and --model go together"),
-        (["--task", "mine.py", "--model", "m", "--cold_start.steps", "3"], "--cold_start.steps says nothing about a task"),
+        (
+            ["--task", "mine.py", "--model", "m", "--cold_start.steps", "3"],
+            "--cold_start.steps says nothing about a task",
+        ),
     ],
 )
 def test_tune_refuses_what_does_not_belong_to_a_task(words, told, capsys):

@@ -61,7 +61,7 @@ def test_a_model_is_measured_on_sealed_rows_learns_from_others_and_is_measured_a
     assert 0 < told["measured"]["before"]["reward"] < 1
     assert {"rl", "before", "after"} <= {stage["stage"] for stage in told["bill"]["stages"]}
     assert (tmp_path / "run/rl/model/config.json").is_file()
-    assert json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8")) == told
+    assert json.loads((tmp_path / "run/report.json").read_text(encoding="utf-8"))["measured"] == told["measured"]
 
 
 def test_a_run_that_was_stopped_goes_on_and_makes_the_same_model(wanted, tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_a_run_that_was_stopped_goes_on_and_makes_the_same_model(wanted, tmp_pat
 def test_another_task_under_the_same_name_is_not_taken_for_the_one_that_was_begun(wanted, tmp_path):
     tune_on_task(tmp_path / "run", wanted(SOURCE))
     with pytest.raises(ValueError, match=r"mine\.py draws other rows than when .*run was begun; give another --out"):
-        tune_on_task(tmp_path / "run", wanted(SOURCE.replace("randrange(12)", "randrange(13)")))
+        tune_on_task(tmp_path / "run", wanted(SOURCE.replace("계수기", "counter")))
 
 
 def test_replies_that_can_not_be_graded_are_counted_and_earn_nothing_at_all(wanted, tmp_path, capsys):
@@ -109,7 +109,12 @@ def test_a_list_gives_a_fifth_of_its_rows_to_measure_on(wanted, tmp_path):
 
 @pytest.mark.parametrize(
     ("rewards", "num_samples", "expected"),
-    [([[0.0, 0.0]], 4, 1.0), ([[0.0, 1.0]], 4, 2 / 16), ([[1.0, 1.0], [0.0, 1.0]], 2, 0.75), ([[0.0, 0.0, 1.0], []], 2, 5 / 9)],
+    [
+        ([[0.0, 0.0]], 4, 1.0),
+        ([[0.0, 1.0]], 4, 2 / 16),
+        ([[1.0, 1.0], [0.0, 1.0]], 2, 0.75),
+        ([[0.0, 0.0, 1.0], []], 2, 5 / 9),
+    ],
 )
 def test_the_share_of_groups_that_teach_nothing_is_foretold_from_what_replies_earn(rewards, num_samples, expected):
     assert task.dead_groups(rewards, num_samples) == pytest.approx(expected)

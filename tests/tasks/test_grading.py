@@ -44,7 +44,9 @@ def test_rewards_come_back_in_the_order_of_replies_whatever_the_number_of_proces
         given.append(one.grade(rows, [*groups, []]))
     assert given[0] == given[1]
     for row, verdicts in zip(rows, given[0], strict=True):
-        assert [verdict.reward for verdict in verdicts] == [float(str(n) == row["answer"]) for n in range(len(verdicts))]
+        assert [verdict.reward for verdict in verdicts] == [
+            float(str(n) == row["answer"]) for n in range(len(verdicts))
+        ]
     assert [len(verdicts) for verdicts in given[0]] == [10] * 6 + [0]
 
 

@@ -11,14 +11,20 @@ ROWS = """
     def each(grade):
         return lambda completions, answer: [float(grade(*pair)) for pair in zip(completions, answer)]
 """
-LAST_NUMBER = ROWS + """
+LAST_NUMBER = (
+    ROWS
+    + """
     def reward(contents, answer):
         return [float(re.findall(r"-?\\d+", content or "")[-1:] == [right]) for content, right in zip(contents, answer)]
 """
+)
 BROKEN = {
     "refuses right answers": ("right", "reward = each(lambda text, right: text == int(right))"),
     "gives crumbs to nothing": ("empty", "reward = each(lambda text, right: 1.0 if right in text else 0.05)"),
-    "finds the answer in an echo": ("echo", "reward = each(lambda text, right: str(int(right) // 2) in text or right in text)"),
+    "finds the answer in an echo": (
+        "echo",
+        "reward = each(lambda text, right: str(int(right) // 2) in text or right in text)",
+    ),
     "pays for the form": ("format only", "reward = each(lambda text, right: '<think>' in text)"),
     "takes any number": ("random", "reward = each(lambda text, right: bool(re.search(r'\\d{2}', text[20:])))"),
 }
@@ -57,16 +63,21 @@ def test_a_grader_that_fails_or_throws_coins_is_not_sound(graders):
     [("\\boxed{{{}}}", r"boxed\{(.*)\}"), ("<answer>{}</answer>", "<answer>(.*)</answer>"), ("#### {}", "#### (.*)")],
 )
 def test_right_answers_are_written_in_the_form_that_a_grader_looks_for(graders, form, pattern):
-    found = examine(graders(ROWS + f"\n    reward = each(lambda text, right: re.findall(r'{pattern}', text) == [right])\n"))
+    found = examine(
+        graders(ROWS + f"\n    reward = each(lambda text, right: re.findall(r'{pattern}', text) == [right])\n")
+    )
     assert found.form == form
     assert found.is_sound, found
 
 
 def test_functions_that_reward_the_form_are_not_judged_by_what_is_right(graders):
-    source = LAST_NUMBER + """
+    source = (
+        LAST_NUMBER
+        + """
     def reward_format(completions):
         return [float("<think>" in text) for text in completions]
 """
+    )
     assert examine(graders(source)).is_sound
 
 

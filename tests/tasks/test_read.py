@@ -73,7 +73,7 @@ def test_rewards_are_added_up_by_their_weights_and_what_does_not_apply_is_left_o
 @pytest.mark.parametrize(
     ("returned", "told"),
     [
-        ("[1.0, 2.0]", r"reward returned \[1.0, 2.0\] for 1 replies; return as many numbers"),
+        ("[1.0, 2.0]", r"reward returned \[1.0, 2.0\] for 1 replies; return a list of as many numbers"),
         ("3", "reward returned 3 for 1 replies"),
         ("['good']", "reward returned 'good' for a reply; return a finite number, or None"),
         ("[float('nan')]", "reward returned nan for a reply"),
@@ -117,7 +117,11 @@ def test_a_list_is_gone_through_in_an_order_drawn_anew_each_time(task_file):
         ("a.py", "def reward(): pass", "a.py has no rows; a task has"),
         ("a.py", "rows = [1]\ndef reward(): 0\nreward_weights = {'x': 1}", "reward_weights of .*a.py name x; it has"),
         ("a.jsonl", "{", "line 1 of .*a.jsonl is no JSON"),
-        ("a.jsonl", '{"prompt": "p", "answer": 1}\n{"prompt": "p"}', "line 2 of .* is no object with prompt and answer"),
+        (
+            "a.jsonl",
+            '{"prompt": "p", "answer": 1}\n{"prompt": "p"}',
+            "line 2 of .* is no object with prompt and answer",
+        ),
         ("a.jsonl", "", "a.jsonl has no rows"),
     ],
 )
@@ -133,7 +137,10 @@ def test_a_file_that_is_not_there_is_named():
 
 @pytest.mark.parametrize(
     ("rows", "told"),
-    [("[{'question': 'p'}]", "must be a dictionary with a prompt"), ("lambda seed: []", "came to an end; yield without end")],
+    [
+        ("[{'question': 'p'}]", "must be a dictionary with a prompt"),
+        ("lambda seed: []", "came to an end; yield without end"),
+    ],
 )
 def test_rows_without_a_prompt_or_with_an_end_are_refused(task_file, rows, told):
     task = load_task(task_file(f"rows = {rows}\ndef reward(completions): return []"))
