@@ -5,7 +5,6 @@ from pathlib import Path
 
 from gorae.recipes import LaptopSettings, Run, make_models
 
-
 LAPTOP = Path("runs/laptop")
 
 

@@ -22,11 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="where to begin: folder, Hugging Face id or .gguf file")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """The exit status: 3 if an alarm rang, though the run went on to its end."""
     if args.task is None and args.model is None:
         args.out = args.out or LAPTOP
         do_stages(args, until="rl")
-        return
+        return 0
     if args.task is None or args.model is None:
         raise ValueError("--task and --model go together: what to learn, and the model that learns it")
     if idle := [key for key in args.overrides if key.split(".")[0] not in OF_A_TASK]:
@@ -34,4 +35,5 @@ def run(args: argparse.Namespace) -> None:
     settings: LaptopSettings = args.settings
     shared = {name: getattr(settings, name) for name in OF_A_TASK}
     folder = args.out or Path("runs") / Path(args.task.replace(":", "-")).stem
-    tune_on_task(folder, TaskSettings(args.task, args.model, **shared))
+    told = tune_on_task(folder, TaskSettings(args.task, args.model, **shared))
+    return 3 if told["alarms"] else 0

@@ -19,7 +19,7 @@ from rich.table import Table
 from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import bootstrap_interval, draw_curves
-from gorae.observe import Meter, log, read_metrics, read_prices, replace_text
+from gorae.observe import Meter, Watch, log, read_metrics, read_prices, replace_text
 from gorae.posttrain import GrpoSettings, sample_groups
 from gorae.recipes.learn import Questions, reinforce
 from gorae.recipes.run import Run, load_chat_model
@@ -185,7 +185,12 @@ def tell_forecast(before: dict[str, Any], wanted: GrpoSettings) -> None:
 def report(run: Run[TaskSettings]) -> dict[str, Any]:
     """Print and write what training changed, and what it cost."""
     measured = {name: read_summary(run.folder / name) for name in ("before", "after")}
-    draw_curves(run.folder, {"rl": read_metrics(run.folder / "rl/metrics.jsonl")}, evaluation={})
+    metrics = read_metrics(run.folder / "rl/metrics.jsonl")
+    draw_curves(run.folder, {"rl": metrics}, evaluation={})
+    watch = Watch()
+    for record in metrics:
+        watch.see(int(record["step"]), record)
+    alarms = [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]
     bill = run.ledger.bill(read_prices())
     table = Table("", "reward", "95%", "tokens a reply", "cut off", "not graded", title="On sealed rows")
     for name, one in measured.items():
@@ -194,7 +199,9 @@ def report(run: Run[TaskSettings]) -> dict[str, Any]:
         table.add_row(name, f"{one['reward']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['mean_length']:.1f}", *shares)
     Console().print(table)
     Console().print(bill.table())
-    told = {"measured": measured, "bill": bill.as_dict(), "settings": as_dict(run.settings)}
+    for alarm in alarms:
+        log(f"alarm: {alarm}")
+    told = {"measured": measured, "alarms": alarms, "bill": bill.as_dict(), "settings": as_dict(run.settings)}
     replace_text(run.folder / "report.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     log(f"report: {run.folder / 'report.json'}; the model: {run.folder / 'rl/model'}")
     return told

@@ -241,9 +241,11 @@ def test_chat_names_the_model_it_has_loaded_and_not_the_address_of_its_own_serve
 def test_tune_with_a_task_and_a_model_learns_it(monkeypatch):
     noted = []
     tune = import_module("gorae.cli.tune")
-    monkeypatch.setattr(tune, "tune_on_task", lambda *given: noted.append(given))
+    monkeypatch.setattr(
+        tune, "tune_on_task", lambda *given: noted.append(given) or {"alarms": ["ring"][len(noted) - 1 :]}
+    )
     words = ["tune", "--task", "some/mine.py", "--model", "some/model", "--rl.steps", "7", "--evaluate.items", "5"]
-    assert main([*words, "--seed", "3"]) == 0
+    assert main([*words, "--seed", "3"]) == 3, "an alarm rang"
     assert main([*words, "--out", "elsewhere"]) == 0
     (folder, settings), (elsewhere, _) = noted
     assert (folder, elsewhere) == (Path("runs/mine"), Path("elsewhere"))

@@ -1,4 +1,4 @@
-"""A task of the user's: sealed rows are measured and never learnt from, and what can not be graded is no reward of 0."""
+"""A task of the user's: sealed rows are measured, never learnt from; what can not be graded is no reward of 0."""
 
 import json
 from pathlib import Path
