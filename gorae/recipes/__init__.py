@@ -7,6 +7,7 @@ from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
 from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measure_speed
+from gorae.recipes.task import TaskSettings, tune_on_task
 
 __all__ = [
     "STAGES",
@@ -17,6 +18,7 @@ __all__ = [
     "ServeSettings",
     "Speed",
     "SpeedReport",
+    "TaskSettings",
     "evaluate_folder",
     "make_models",
     "measure_peaks",
@@ -28,4 +30,5 @@ __all__ = [
     "serve_model",
     "served_model",
     "set_up_process",
+    "tune_on_task",
 ]
