@@ -3,22 +3,31 @@
 from gorae.posttrain.advantage import group_advantages
 from gorae.posttrain.distill import keep_correct
 from gorae.posttrain.grpo import KL_ROWS, GrpoSettings, PolicyBatch, policy_batch, policy_loss
+from gorae.posttrain.mismatch import Correction, Mismatch, masked, measure_mismatch, of_sequences, truncated
 from gorae.posttrain.parity import Parity, measure_parity
+from gorae.posttrain.replay import replay_of
 from gorae.posttrain.rollout import Rollout, sample_rollouts
 from gorae.posttrain.sft import Example, example_batches
 
 __all__ = [
     "KL_ROWS",
+    "Correction",
     "Example",
     "GrpoSettings",
+    "Mismatch",
     "Parity",
     "PolicyBatch",
     "Rollout",
     "example_batches",
     "group_advantages",
     "keep_correct",
+    "masked",
+    "measure_mismatch",
     "measure_parity",
+    "of_sequences",
     "policy_batch",
     "policy_loss",
+    "replay_of",
     "sample_rollouts",
+    "truncated",
 ]
