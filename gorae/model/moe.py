@@ -76,7 +76,7 @@ class MixtureOfExperts(nn.Module):
         )
 
     def replayed(self, own: Routing, replay: Replay) -> Routing:
-        """Experts and weights of elsewhere; the weights' gradient is that of the token's own scores of these experts."""
+        """Experts and weights of elsewhere, with the gradient of the token's own scores of these experts."""
         config = self.config
         is_own_N1 = replay.experts_NA[:, :1] < 0
         experts_NA = torch.where(is_own_N1, own.experts_NA, replay.experts_NA.to(own.experts_NA.dtype))

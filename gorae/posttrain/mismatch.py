@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 MOST, LEAST = 2.0, 0.5  # of a weight
+WORTH_IT = 0.95  # of the error without correction, where one is to be recommended
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
 
@@ -60,8 +61,10 @@ class Mismatch:
 
     @property
     def best(self) -> str:
-        """The correction with the smallest error of a step; "none" where nothing has a smaller one."""
-        return min(self.corrections, key=lambda name: self.corrections[name].error)
+        """The correction with the smallest error of a step; "none" where it is hardly smaller than without."""
+        name = min(self.corrections, key=lambda name: self.corrections[name].error)
+        is_worth_it = self.corrections[name].error < WORTH_IT * self.corrections["none"].error
+        return name if is_worth_it else "none"
 
 
 def truncated(log_ratio: Tensor, *, most: float = MOST) -> Tensor:
