@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from gorae.posttrain import QUANTILES, Mismatch
+from gorae.posttrain import QUANTILES
 from gorae.recipes import ParityReport, run_parity, set_up_process
 
 EXAMPLE = "gorae parity models/mine-int4 models/mine --json parity.json"
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     report = run_parity(
         args.sampler, args.trainer, prompts=args.prompts, num_tokens=args.tokens, served_model=args.model
     )
-    for line in (*figures(report), *verdict(report.mismatch), *places(report)):
+    for line in (*figures(report), *verdict(report), *places(report)):
         print(line)
     is_within = report.mismatch.kl <= args.max_kl
     print(f"mismatch {report.mismatch.kl:.3g} is {'within' if is_within else 'larger than'} --max-kl {args.max_kl:g}")
@@ -65,8 +65,9 @@ def figures(report: ParityReport) -> list[str]:
     return lines
 
 
-def verdict(found: Mismatch) -> list[str]:
+def verdict(report: ParityReport) -> list[str]:
     """What a step would have of it, and what helps."""
+    found = report.mismatch
     if found.is_exact:
         return [told("correction", "none is needed: the ratio is exactly 1 everywhere")]
     rows = [
@@ -74,7 +75,8 @@ def verdict(found: Mismatch) -> list[str]:
     ]
     helps = f"{found.best} helps most" if found.best != "none" else "none is worth it: noise is larger than the bias"
     return [
-        f"{'weights':<17} {'bias':>8} {'noise':>8} {'error':>8}   of a step's gradient, at most, in its largest size",
+        f"{'weights':<17} {'bias':>8} {'noise':>8} {'error':>8}   at most, of the gradient of {report.replies_a_step} "
+        "replies; the largest there can be is 1",
         *rows,
         told("correction", helps),
     ]

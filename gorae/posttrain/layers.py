@@ -60,7 +60,7 @@ class GoraeBody(Body):
         return Replay(routing.experts_NA, routing.weights_NA)
 
     def mix(self, feed_forward: nn.Module, x_BTD: Tensor, ways: Replay) -> Tensor:
-        return feed_forward.forward(x_BTD, ways)[0]
+        return feed_forward.forward(x_BTD, Replay(ways.experts_NA, ways.weights_NA.float()))[0]
 
 
 @dataclass
@@ -157,9 +157,10 @@ def noting_input(module: nn.Module, part: str, found: Reading, follow: Reading |
     """Note what a module is given while the block runs, and give it what is in `follow` instead."""
 
     def note(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = found.made[part] = args[0] if args else named["hidden_states"]
+        name = None if args else next(iter(named))
+        given = found.made[part] = args[0] if name is None else named[name]
         given = follow.made[part].to(given.dtype) if follow else given
-        return ((given, *args[1:]), named) if args else (args, named | {"hidden_states": given})
+        return ((given, *args[1:]), named) if name is None else (args, named | {name: given})
 
     handle = module.register_forward_pre_hook(note, with_kwargs=True)
     try:

@@ -161,7 +161,7 @@ class TransformersBody(Body):
 
     def mix(self, feed_forward: nn.Module, x_BTD: Tensor, ways: Replay) -> Tensor:
         module: Any = feed_forward
-        mixed_ND = module.experts(x_BTD.flatten(0, 1), ways.experts_NA.long(), ways.weights_NA.to(x_BTD.dtype))
+        mixed_ND = module.experts(x_BTD.flatten(0, 1), ways.experts_NA.long(), ways.weights_NA)
         return mixed_ND.view_as(x_BTD) + module.shared_experts(x_BTD)
 
 
