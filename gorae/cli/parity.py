@@ -94,7 +94,8 @@ def places(report: ParityReport) -> list[str]:
             return [told("where", alike if report.mismatch.is_exact else f"{alike}: it is how the replies were made")]
         return [told("where", f"no part stands out; {largest.part} differs most, by {largest.size:.2g} of its size")]
     described = [
-        f"{one.part}, by {one.size:.2g} of its size" + (f", {one.flipped:.1%} flipped" if one.flipped else "")
+        f"{one.part}, by {one.size:.2g} of its size"
+        + (f", {one.flipped:.1%} of tokens elsewhere" if one.flipped else "")
         for one in outstanding
     ]
     left = len(described) - SHOWN

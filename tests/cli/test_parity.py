@@ -57,7 +57,7 @@ def test_a_larger_mismatch_has_the_status_1_and_its_places_are_named(asked, caps
         *("none", "GRPO's", "TIS,", "TIS,", "MIS,", "MIS,")
     ]
     assert f"correction        {FAR.best} helps most" in lines
-    assert "where             first in layer 0 router, by 0.25 of its size, 50.0% flipped" in lines
+    assert "where             first in layer 0 router, by 0.25 of its size, 50.0% of tokens elsewhere" in lines
     assert lines[-2].endswith("and in 2 parts more")
     assert "is larger than --max-kl 0.001" in lines[-1]
     kept = json.loads((tmp_path / "parity.json").read_text(encoding="utf-8"))
