@@ -3,6 +3,7 @@
 from gorae.recipes.evidence import run_evidence
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
+from gorae.recipes.parity import ParityReport, run_parity
 from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
@@ -13,6 +14,7 @@ __all__ = [
     "STAGES",
     "EvaluateSettings",
     "LaptopSettings",
+    "ParityReport",
     "Peaks",
     "Run",
     "ServeSettings",
@@ -27,6 +29,7 @@ __all__ = [
     "report",
     "run_evidence",
     "run_laptop",
+    "run_parity",
     "serve_model",
     "served_model",
     "set_up_process",

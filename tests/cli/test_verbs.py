@@ -13,7 +13,7 @@ from gorae.cli import _stages, main
 from gorae.client import ClientError, Delta
 
 VERBS = ("run", "prepare", "train", "tune", "distill", "evaluate", "convert", "inspect", "serve", "chat", "doctor")
-VERBS += ("bench", "tasks")
+VERBS += ("bench", "parity", "tasks")
 SUMMARY = {
     "pass_at_1": 0.25,
     "ci95": [0.1, 0.4],
