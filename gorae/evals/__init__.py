@@ -3,7 +3,7 @@
 from gorae.evals.curves import draw_curves
 from gorae.evals.report import evaluation_markdown, print_table, write_report
 from gorae.evals.run import Evaluation, Sample, evaluate
-from gorae.evals.statistics import bootstrap_interval, majority_vote, median_of_seeds
+from gorae.evals.statistics import bootstrap_interval, majority_vote, median_of_seeds, pass_at_k
 
 __all__ = [
     "Evaluation",
@@ -14,6 +14,7 @@ __all__ = [
     "evaluation_markdown",
     "majority_vote",
     "median_of_seeds",
+    "pass_at_k",
     "print_table",
     "write_report",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from gorae.evals.statistics import bootstrap_interval, majority_vote
+from gorae.evals.statistics import bootstrap_interval, majority_vote, pass_at_k
 
 
 class Item(Protocol):
@@ -65,6 +65,10 @@ class Evaluation:
         """The share of correct samples of each item; their mean is pass@1."""
         return [_mean(sample.correct for sample in samples) for samples in self.samples]
 
+    def pass_at(self, k: int) -> float:
+        """The mean chance that one of `k` samples of an item is correct, without bias."""
+        return _mean(pass_at_k(len(group), sum(one.correct for one in group), k) for group in self.samples)
+
     def as_dict(self) -> dict[str, Any]:
         """The summary that a report holds: shares from 0 to 1, lengths in tokens.
 
@@ -75,6 +79,7 @@ class Evaluation:
             "pass_at_1": _mean(scores),
             "ci95": list(bootstrap_interval(scores)),
             f"majority_at_{len(self.samples[0])}": _mean(_majority_is_correct(samples) for samples in self.samples),
+            "pass_at_k": {str(k): self.pass_at(k) for k in _powers_of_two(len(self.samples[0]))},
             "mean_length": _mean(sample.num_tokens for samples in self.samples for sample in samples),
             "items": len(scores),
             "by_language": {language: self._summarise(language) for language in sorted(set(self.languages))},
@@ -115,6 +120,10 @@ def _grade(verdict: Grade, completion: Completion) -> Sample:
 def _majority_is_correct(samples: Sequence[Sample]) -> bool:
     winner = majority_vote([sample.answer for sample in samples])
     return winner is not None and any(sample.correct for sample in samples if sample.answer == winner)
+
+
+def _powers_of_two(most: int) -> list[int]:
+    return [2**power for power in range(most.bit_length())]
 
 
 def _mean(values: Any) -> float:

@@ -3,6 +3,7 @@
 Knows only numbers and answers; no model, no task.
 """
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -23,6 +24,16 @@ def bootstrap_interval(scores: Sequence[float], *, resamples: int = 10_000, seed
     means = [values[generator.integers(values.size, size=values.size)].mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """The chance that one of `k` samples is correct, from more of them, without bias (arXiv 2107.03374, eq. 1).
+
+    1 - C(n - c, k) / C(n, k). Raises ValueError for more samples than there are.
+    """
+    if not 1 <= k <= num_samples:
+        raise ValueError(f"k={k} samples can not be judged from {num_samples}; take 1 to as many as there are")
+    return 1 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
 def majority_vote(answers: Sequence[Hashable | None]) -> Hashable | None:

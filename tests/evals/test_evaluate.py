@@ -49,6 +49,7 @@ def test_every_item_is_sampled_graded_and_summarised():
         "pass_at_1": pytest.approx(np.mean(scores)),
         "ci95": list(bootstrap_interval(scores)),
         "majority_at_4": pytest.approx(2 / 3),  # 2 and 6 win where they are right, 5 where it is wrong
+        "pass_at_k": {"1": pytest.approx(1 / 3), "2": pytest.approx(np.mean([5 / 6, 1 / 2, 1 / 2])), "4": 1.0},
         "mean_length": pytest.approx(np.mean([5, 6, 7, 8])),
         "items": 3,
         "by_language": {

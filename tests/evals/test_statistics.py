@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from gorae.evals import bootstrap_interval, majority_vote, median_of_seeds
+from gorae.evals import bootstrap_interval, majority_vote, median_of_seeds, pass_at_k
 
 
 def test_the_interval_agrees_with_the_exact_bootstrap_distribution_of_few_items():
@@ -112,3 +112,16 @@ def test_medians_are_taken_figure_by_figure():
 def test_reports_that_do_not_match_are_an_error_that_names_the_figure(reports, complaint):
     with pytest.raises(ValueError, match=complaint):
         median_of_seeds(reports)
+
+
+@given(some.integers(1, 8).flatmap(lambda n: some.tuples(some.just(n), some.integers(0, n), some.integers(1, n))))
+def test_pass_at_k_is_the_share_of_all_choices_of_k_samples_that_hold_a_correct_one(drawn):
+    num_samples, num_correct, k = drawn
+    samples = [place < num_correct for place in range(num_samples)]
+    choices = list(itertools.combinations(samples, k))
+    assert pass_at_k(num_samples, num_correct, k) == pytest.approx(sum(map(any, choices)) / len(choices))
+
+
+def test_pass_at_k_of_more_samples_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="k=5 samples can not be judged from 4"):
+        pass_at_k(4, 2, 5)
