@@ -19,14 +19,17 @@ from gorae.engine import Engine, Output, SamplingParams
 from gorae.model import Network
 from gorae.observe import Meter, MetricsWriter, progress, read_metrics, replace_text
 from gorae.posttrain import (
-    KL_ROWS,
     Example,
     PolicyBatch,
+    Reference,
+    Rollout,
     example_batches,
     keep_correct,
+    mini_batch,
     policy_batch,
     policy_loss,
     sample_rollouts,
+    sample_until_live,
 )
 from gorae.recipes.corpus import chat_prompt, read_rows, sealed_items
 from gorae.recipes.run import load_chat_model
@@ -149,30 +152,46 @@ def reinforce(
     Sampling and learning share one network object, so weights need no copying.
     """
     wanted = settings.rl
-    model, reference = load_chat_model(start, trainable=True), load_chat_model(start).network
+    model = load_chat_model(start, trainable=True)
+    first = load_chat_model(start, trainable=bool(wanted.reference_every))
+    reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
     # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
     engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
     sealed = sealed_items(settings.prepare).fingerprints
     config = replace(model.config, num_mtp_modules=0)
+    rollouts: list[Rollout] = []  # of the batch that the present steps share
+
+    def sample_batch(step: int) -> list[Rollout]:
+        endless = draw_problems(f"{folder.name}/{settings.seed}/{step}", sealed=sealed)
+        problems = list(islice(endless, wanted.num_prompts * (1 + wanted.num_refills)))
+
+        def sample(first: int, count: int) -> list[Rollout]:
+            return sample_rollouts(
+                engine,
+                [chat_prompt(model.tokenizer, problem) for problem in problems[first : first + count]],
+                lambda number, output: reward(problems[number], output),
+                num_samples=wanted.num_samples,
+                params=params,
+                seed=settings.seed * 1_000_000 + step,
+                first_prompt=first,
+            )
+
+        return sample_until_live(
+            sample, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
+        )
 
     def make_batch(step: int) -> PolicyBatch:
-        problems = list(
-            islice(draw_problems(f"{folder.name}/{settings.seed}/{step}", sealed=sealed), wanted.num_prompts)
-        )
-        rollouts = sample_rollouts(
-            engine,
-            [chat_prompt(model.tokenizer, problem) for problem in problems],
-            lambda number, output: reward(problems[number], output),
-            num_samples=wanted.num_samples,
-            params=params,
-            seed=settings.seed * 1_000_000 + step,
-        )
-        return policy_batch(rollouts, wanted, pad_id=model.tokenizer.pad_id)
+        reference.follow(model.network, step)
+        part = step % wanted.num_updates
+        if part == 0:
+            rollouts[:] = sample_batch(step)
+        chosen = mini_batch(rollouts, wanted, part)
+        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
 
     def count(batch: Batch) -> None:
         count_training(meter, config, batch)
-        count_reading(meter, config, batch.token_ids_BT[:KL_ROWS])
+        count_reading(meter, config, batch.token_ids_BT[: wanted.kl_rows])
 
     trainer = Trainer(
         folder.name,
@@ -182,7 +201,7 @@ def reinforce(
         folder,
         save_every=wanted.save_every,
     )
-    loss = partial(policy_loss, settings=wanted, reference=reference)
+    loss = partial(policy_loss, settings=wanted, reference=reference.network)
     trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
     save_model(folder / "model", model.network, tokenizer=model.tokenizer)
 

@@ -8,7 +8,16 @@ import torch
 from gorae.checkpoint import Model
 from gorae.engine import Engine, SamplingParams
 from gorae.model import Network
-from gorae.posttrain import GrpoSettings, PolicyBatch, Rollout, grpo, policy_batch, policy_loss, sample_rollouts
+from gorae.posttrain import (
+    GrpoSettings,
+    PolicyBatch,
+    Rollout,
+    grpo,
+    mini_batch,
+    policy_batch,
+    policy_loss,
+    sample_rollouts,
+)
 from gorae.train import Batch, HybridOptimizer, OptimizerSettings, policy_outputs, token_log_probs, update
 from gorae.train.loss import PolicyOutputs
 
@@ -163,6 +172,7 @@ def test_a_steps_figures_have_trls_names_and_describe_all_rollouts():
     ]
     figures = policy_batch(rollouts, SETTINGS, pad_id=2).figures
     assert figures == {
+        "num_prompts": 2,
         "reward": pytest.approx(0.35),
         "reward_std": pytest.approx((0.125**0.5 + 0) / 2),
         "frac_reward_zero_std": 0.5,
@@ -206,3 +216,54 @@ def test_rewarded_tokens_become_likelier(config):
         rewards.append(batch.figures["reward"])
     assert sum(rewards[:2]) / 2 < 0.65
     assert sum(rewards[-2:]) / 2 > 0.85
+
+
+@pytest.mark.parametrize("num_updates", [1, 2, 3, 6])
+def test_every_group_of_a_batch_is_learnt_from_in_one_of_its_updates(num_updates):
+    rollouts = [rollout(0.0, reply=(5, number)) for number in range(24)]
+    settings = GrpoSettings(num_prompts=6, num_samples=4, num_updates=num_updates, save_every=6)
+    parts = [mini_batch(rollouts, settings, part) for part in range(num_updates)]
+    groups = [
+        tuple(one.reply_ids[1] for one in part[first : first + 4]) for part in parts for first in range(0, len(part), 4)
+    ]
+    assert sorted(groups) == [tuple(range(first, first + 4)) for first in range(0, 24, 4)]
+    assert {len(part) for part in parts} == {24 // num_updates}
+
+
+def test_a_second_update_on_a_batch_is_off_policy_and_its_figures_say_so(config, roll, model):
+    optimizer = HybridOptimizer(model.network.named_parameters(), OptimizerSettings(lr=1e-2, matrix_lr=None))
+    settings = GrpoSettings(num_prompts=2, num_samples=4, num_updates=2)
+    rollouts = roll(PARAMS, num_prompts=2)
+    figures = []
+    for part in range(2):
+        batch = policy_batch(mini_batch(rollouts, settings, part), settings, pad_id=2, is_fresh=part == 0)
+        loss = update(model.network, optimizer, batch, lambda n, b: policy_loss(n, b, settings=settings), 1.0)
+        figures.append(loss.figures)
+    assert figures[0]["mismatch_kl"] == 0.0
+    assert "update_kl" not in figures[0]
+    assert figures[1]["update_kl"] > 1e-3
+    assert figures[1]["clip_ratio"] > 0
+    assert "mismatch_kl" not in figures[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ({"num_updates": 5}, r"num_updates=5 must divide num_prompts=12, .* and save_every=10"),
+        ({"num_updates": 4}, r"num_updates=4 must divide num_prompts=12, .* and save_every=10"),
+        ({"num_updates": 0}, "num_updates=0 must be at least 1"),
+        ({"num_refills": -1}, "num_refills=-1 must be at least 0"),
+        ({"beta": -0.1}, "beta=-0.1 must be at least 0"),
+        ({"save_every": 0}, "save_every=0 must be at least 1"),
+        ({"reference_every": 4}, "reference_every=4 must divide save_every=10 or be a multiple of it"),
+        ({"reference_every": 15}, "reference_every=15 must divide save_every=10 or be a multiple of it"),
+    ],
+)
+def test_settings_that_cannot_be_kept_or_resumed_are_refused_in_a_sentence(setting, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        GrpoSettings(**setting)
+
+
+def test_settings_that_meet_at_whole_batches_are_taken():
+    assert GrpoSettings(num_updates=2, reference_every=5).num_updates == 2
+    assert GrpoSettings(reference_every=400).reference_every == 400
