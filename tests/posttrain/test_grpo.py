@@ -128,6 +128,21 @@ def test_kl_is_0_against_itself_and_positive_against_another(model, config, roll
     assert other.total == itself.total, "kl is reported; it is no part of the loss"
 
 
+@pytest.mark.parametrize(("beta", "num_rows"), [(0.0, grpo.KL_ROWS), (0.04, 48)])
+def test_the_reference_reads_every_row_where_the_distance_is_in_the_loss_and_some_where_it_is_not(
+    model, config, roll, beta, num_rows
+):
+    settings = GrpoSettings(num_prompts=6, num_samples=8, beta=beta)
+    batch = policy_batch(roll(PARAMS, num_prompts=6, num_samples=8), settings, pad_id=2)
+    assert len(batch.token_ids_BT) == 48
+    reference = Network(config, seed=2)
+    figures = policy_loss(model.network, batch, settings=settings, reference=reference).figures
+    some = Batch(batch.token_ids_BT[:num_rows], batch.weights_BT[:num_rows])
+    with torch.no_grad():
+        apart_N = policy_outputs(reference, some).log_probs_N - policy_outputs(model.network, some).log_probs_N
+    assert figures["kl"] == pytest.approx((apart_N.exp() - apart_N - 1).mean().item())
+
+
 def test_a_group_of_equal_rewards_changes_nothing_but_the_count_of_tokens(model, roll):
     live_and_dead = roll(PARAMS, num_prompts=2, reward=lambda number, output: number * sum(output.token_ids))
     batch = policy_batch(live_and_dead, SETTINGS, pad_id=2)
@@ -195,13 +210,20 @@ def test_a_batch_without_rollouts_is_a_mistake_of_ours(model):
         policy_loss(model.network, empty, settings=SETTINGS)
 
 
-def test_rewarded_tokens_become_likelier(config):
-    """The whole loop in small: a reward for even tokens, and the policy turns to them within a dozen updates."""
+@pytest.mark.parametrize(
+    ("algorithm", "num_updates"), [("grpo", 12), ("dapo", 12), ("dr_grpo", 18), ("gspo", 12), ("cispo", 12)]
+)
+def test_rewarded_tokens_become_likelier(config, algorithm, num_updates):
+    """The whole loop in small: a reward for even tokens, and the policy turns to them within a dozen updates.
+
+    Dr.GRPO takes longer: unscaled, its advantages shrink as the rewards of a group agree.
+    """
     model = Model(Network(config, seed=0), config, None)
     optimizer = HybridOptimizer(model.network.named_parameters(), OptimizerSettings(lr=1e-2, matrix_lr=None))
-    settings, params = GrpoSettings(num_samples=8), SamplingParams(max_tokens=6, ignore_eos=True)
+    settings = GrpoSettings(num_samples=8, max_tokens=6, algorithm=algorithm)
+    params = SamplingParams(max_tokens=settings.max_tokens, ignore_eos=True)
     rewards = []
-    for step in range(12):
+    for step in range(num_updates):
         rollouts = sample_rollouts(
             Engine(model),
             [[3], [4, 5]],
