@@ -79,6 +79,11 @@ class GrpoSettings:
         return Schedule(self.steps, warmup_fraction=0.05, decay_fraction=0.25, final_share=0.1)
 
     @property
+    def most_prompts(self) -> int:
+        """How many prompts a batch asks if every group of every round is dead."""
+        return self.num_prompts * (1 + self.num_refills)
+
+    @property
     def kl_rows(self) -> int | None:
         """How many rows of a batch the reference reads: all of them (None) where the distance is in the loss."""
         return None if self.beta else KL_ROWS

@@ -35,20 +35,35 @@ def sample_rollouts(
     num_samples: int,
     params: SamplingParams,
     seed: int,
-    first_prompt: int = 0,
 ) -> list[Rollout]:
-    """`num_samples` replies to each prompt, prompt by prompt; `reward(prompt number, output)` grades each.
+    """`num_samples` replies to each prompt, prompt by prompt; `reward(prompt number, output)` grades each."""
+    groups = sample_groups(engine, prompts, num_samples=num_samples, params=params, seed=seed)
+    return rollouts_of(groups, [[reward(number, output) for output in group] for number, group in enumerate(groups)])
 
-    Reply i is drawn from its own seed, so a step's rollouts follow from (weights, prompts, seed) alone. A second call
-    in the same step goes on counting prompts from `first_prompt`.
+
+def sample_groups(
+    engine: Engine, prompts: Sequence[list[int]], *, num_samples: int, params: SamplingParams, seed: int, first: int = 0
+) -> list[list[Output]]:
+    """`num_samples` replies to each prompt.
+
+    Reply i of all is drawn from its own seed, so a step's replies follow from (weights, prompts, seed) alone. `first`
+    is the number of the first of these prompts, where others of the step were sampled before.
     """
-    numbers = [first_prompt + number for number in range(len(prompts)) for _ in range(num_samples)]
-    first_place = seed * 1_000_003 + first_prompt * num_samples
-    each = [replace(params, seed=first_place + place) for place in range(len(numbers))]
-    outputs = engine.generate([prompts[number - first_prompt] for number in numbers], each)
+    repeated = [prompt for prompt in prompts for _ in range(num_samples)]
+    first_seed = seed * 1_000_003 + first * num_samples
+    each = [replace(params, seed=first_seed + place) for place in range(len(repeated))]
+    outputs = engine.generate(repeated, each)
+    return [outputs[start : start + num_samples] for start in range(0, len(outputs), num_samples)]
+
+
+def rollouts_of(
+    groups: Sequence[Sequence[Output]], rewards: Sequence[Sequence[float | None]], *, first: int = 0
+) -> list[Rollout]:
+    """The replies of all groups with their rewards, one behind the other; `first` is the number of the first prompt."""
     return [
-        Rollout(o.prompt_token_ids, o.token_ids, o.logprobs, reward(number, o), number, o.finish_reason, o.routings)
-        for number, o in zip(numbers, outputs, strict=True)
+        Rollout(o.prompt_token_ids, o.token_ids, o.logprobs, reward, number, o.finish_reason, o.routings)
+        for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)
+        for o, reward in zip(group, given, strict=True)
     ]
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from gorae.model import Network
 from gorae.observe import Meter, MetricsWriter, progress, read_metrics, replace_text
 from gorae.posttrain import (
     Example,
+    GrpoSettings,
     PolicyBatch,
     Reference,
     Rollout,
@@ -28,6 +30,8 @@ from gorae.posttrain import (
     mini_batch,
     policy_batch,
     policy_loss,
+    rollouts_of,
+    sample_groups,
     sample_rollouts,
     sample_until_live,
 )
@@ -50,7 +54,17 @@ MEASURE_EVERY = 100  # updates between two measurements on held-out text
 HELD_OUT_ROWS = 64
 SAMPLING_PROMPTS = 128  # prompts a teacher answers between two saves
 
-Reward = Callable[[Problem, Output], float]
+GradeOne = Callable[[Problem, Output], float]
+
+
+class Questions(NamedTuple):
+    """All that a batch of reinforcement learning may ask, refills too, and what replies are worth.
+
+    `reward(groups, first)` takes replies to the questions from the first-th on; None is one it could not grade.
+    """
+
+    conversations: Sequence[Sequence[Message]]
+    reward: Callable[[Sequence[Sequence[Output]], int], Sequence[Sequence[float | None]]]
 
 
 def pretrain(
@@ -137,45 +151,60 @@ def reward_at_random(_: Problem, output: Output) -> float:
     return float(Random(repr(output.logprobs)).random() < 0.5)
 
 
+def reinforce_on_counter(
+    folder: Path, meter: Meter, *, settings: LaptopSettings, grade: GradeOne = reward_by_grade, **options: Any
+) -> None:
+    """`reinforce` on fresh problems about the counter, none of them sealed."""
+    sealed = sealed_items(settings.prepare).fingerprints
+
+    def ask(batch: int) -> Questions:
+        drawn = draw_problems(f"{folder.name}/{settings.seed}/{batch}", sealed=sealed)
+        problems = list(islice(drawn, settings.rl.most_prompts))
+        return Questions(
+            [[Message("user", problem.prompt)] for problem in problems],
+            lambda groups, first: [
+                [grade(problems[number], output) for output in group] for number, group in enumerate(groups, first)
+            ],
+        )
+
+    reinforce(folder, meter, ask=ask, wanted=settings.rl, seed=settings.seed, **options)
+
+
 def reinforce(
     folder: Path,
     meter: Meter,
     *,
     start: Path,
-    settings: LaptopSettings,
-    reward: Reward = reward_by_grade,
+    ask: Callable[[int], Questions],
+    wanted: GrpoSettings,
+    seed: int,
     schedule: Schedule | None = None,
     max_flops: float = math.inf,
 ) -> None:
     """GRPO from the model in `start`, for the steps of the schedule or until they have taken `max_flops`.
 
-    Sampling and learning share one network object, so weights need no copying.
+    `ask(n)` yields the n-th batch's questions. Sampling and learning share one network object, so weights need no
+    copying.
     """
-    wanted = settings.rl
     model = load_chat_model(start, trainable=True)
     first = load_chat_model(start, trainable=bool(wanted.reference_every))
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
     # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
     engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
-    sealed = sealed_items(settings.prepare).fingerprints
     config = replace(model.config, num_mtp_modules=0)
     rollouts: list[Rollout] = []  # of the batch that the present steps share
 
-    def sample_batch(step: int) -> list[Rollout]:
-        endless = draw_problems(f"{folder.name}/{settings.seed}/{step}", sealed=sealed)
-        problems = list(islice(endless, wanted.num_prompts * (1 + wanted.num_refills)))
+    def sample_batch(number: int) -> list[Rollout]:
+        questions, batch_seed = ask(number), seed * 1_000_000 + number
+        prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
 
         def sample(first: int, count: int) -> list[Rollout]:
-            return sample_rollouts(
-                engine,
-                [chat_prompt(model.tokenizer, problem) for problem in problems[first : first + count]],
-                lambda number, output: reward(problems[number], output),
-                num_samples=wanted.num_samples,
-                params=params,
-                seed=settings.seed * 1_000_000 + step,
-                first_prompt=first,
+            some = prompts[first : first + count]
+            groups = sample_groups(
+                engine, some, num_samples=wanted.num_samples, params=params, seed=batch_seed, first=first
             )
+            return rollouts_of(groups, questions.reward(groups, first), first=first)
 
         return sample_until_live(
             sample, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
@@ -183,9 +212,9 @@ def reinforce(
 
     def make_batch(step: int) -> PolicyBatch:
         reference.follow(model.network, step)
-        part = step % wanted.num_updates
+        number, part = divmod(step, wanted.num_updates)
         if part == 0:
-            rollouts[:] = sample_batch(step)
+            rollouts[:] = sample_batch(number)
         chosen = mini_batch(rollouts, wanted, part)
         return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
 

@@ -2,5 +2,31 @@
 
 from gorae.tasks.counter import LANGUAGES, Problem, SealedItems, draw_problem, draw_problems, drill
 from gorae.tasks.grade import Grade, grade_reply
+from gorae.tasks.grading import GraderError, Graders, Limits, Verdict
+from gorae.tasks.probe import Examination, Finding, examine
+from gorae.tasks.read import load_task, reward_exact
+from gorae.tasks.task import Reply, Row, Task, identity_of
 
-__all__ = ["LANGUAGES", "Grade", "Problem", "SealedItems", "draw_problem", "draw_problems", "drill", "grade_reply"]
+__all__ = [
+    "LANGUAGES",
+    "Examination",
+    "Finding",
+    "Grade",
+    "GraderError",
+    "Graders",
+    "Limits",
+    "Problem",
+    "Reply",
+    "Row",
+    "SealedItems",
+    "Task",
+    "Verdict",
+    "draw_problem",
+    "draw_problems",
+    "drill",
+    "examine",
+    "grade_reply",
+    "identity_of",
+    "load_task",
+    "reward_exact",
+]

@@ -56,15 +56,9 @@ def prompts() -> list[list[int]]:
 def roll(model, prompts):
     """Rollouts of the model on the first prompts; the reward counts even tokens unless another is given."""
 
-    def roll(params, *, num_prompts: int = 3, num_samples: int = 4, seed=0, reward=None, max_batch=256, first_prompt=0):
-        return sample_rollouts(
-            Engine(model, max_batch=max_batch),
-            prompts[first_prompt : first_prompt + num_prompts],
-            reward or (lambda number, output: sum(token % 2 == 0 for token in output.token_ids) / 10),
-            num_samples=num_samples,
-            params=params,
-            seed=seed,
-            first_prompt=first_prompt,
-        )
+    def roll(params, *, num_prompts: int = 3, num_samples: int = 4, seed: int = 0, reward=None, max_batch: int = 256):
+        reward = reward or (lambda number, output: sum(token % 2 == 0 for token in output.token_ids) / 10)
+        engine = Engine(model, max_batch=max_batch)
+        return sample_rollouts(engine, prompts[:num_prompts], reward, num_samples=num_samples, params=params, seed=seed)
 
     return roll

@@ -1,9 +1,11 @@
 """Dynamic sampling: what is drawn in the place of groups that teach nothing, and what becomes of those."""
 
+from functools import partial
+
 import pytest
 
-from gorae.engine import SamplingParams
-from gorae.posttrain import GrpoSettings, Rollout, policy_batch, sample_until_live
+from gorae.engine import Engine, SamplingParams
+from gorae.posttrain import GrpoSettings, Rollout, policy_batch, rollouts_of, sample_groups, sample_until_live
 
 PARAMS = SamplingParams(max_tokens=9)
 
@@ -65,26 +67,29 @@ def test_dead_groups_do_not_count_where_a_batch_is_refilled(num_refills, divisor
     assert batch.figures["reward"] == 0.5, "of all replies, so that it is the policy's own"
 
 
-def test_prompts_sampled_in_a_second_call_get_the_replies_of_one_call(model, prompts, roll):
-    together = roll(PARAMS, num_prompts=3)
-    first = roll(PARAMS, num_prompts=2)
-    assert first + roll(PARAMS, num_prompts=1, first_prompt=2) == together
+@pytest.fixture
+def sample_from(model, prompts):
+    """Four replies to each of some prompts, of which those to the second earn the same."""
+
+    def sample_from(first: int, count: int, *, seed: int = 0) -> list[Rollout]:
+        some = prompts[first : first + count]
+        groups = sample_groups(Engine(model), some, num_samples=4, params=PARAMS, seed=seed, first=first)
+        rewards = [
+            [float(number != 1 and output.token_ids[0] % 2) for output in group]
+            for number, group in enumerate(groups, first)
+        ]
+        return rollouts_of(groups, rewards, first=first)
+
+    return sample_from
 
 
-def test_a_refilled_batch_follows_from_weights_prompts_and_seed_alone(roll):
+def test_prompts_sampled_in_a_second_call_get_the_replies_and_numbers_of_one_call(sample_from):
+    assert sample_from(0, 2) + sample_from(2, 1) == sample_from(0, 3)
+
+
+def test_a_refilled_batch_follows_from_weights_prompts_and_seed_alone(sample_from):
     def batch(seed: int) -> list[Rollout]:
-        return sample_until_live(
-            lambda first, count: roll(
-                PARAMS,
-                num_prompts=count,
-                first_prompt=first,
-                seed=seed,
-                reward=lambda number, output: float(number != 1 and output.token_ids[0] % 2),
-            ),
-            num_prompts=2,
-            num_samples=4,
-            num_refills=3,
-        )
+        return sample_until_live(partial(sample_from, seed=seed), num_prompts=2, num_samples=4, num_refills=3)
 
     assert batch(0) == batch(0)
     assert len(batch(0)) > 8

@@ -42,12 +42,12 @@ def train(start, settings):
     def train(folder: Path, changes: dict[str, str]) -> Path:
         wanted: LaptopSettings = override(settings, RL | changes)
         with Ledger(folder / "bill").stage("rl") as meter:
-            learn.reinforce(
+            learn.reinforce_on_counter(
                 folder / "rl",
                 meter,
                 start=start,
                 settings=wanted,
-                reward=lambda problem, output: float(output.token_ids[0] % 4 == 0),
+                grade=lambda problem, output: float(output.token_ids[0] % 4 == 0),
             )
         return folder / "rl"
 
