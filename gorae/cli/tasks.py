@@ -16,7 +16,7 @@ EXAMPLE = "gorae tasks check my_task.py"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["check"])
-    parser.add_argument("task", help="a .py file, a .jsonl file, or reasoning_gym:FAMILY")
+    parser.add_argument("task", help="a .py file, a .jsonl file, reasoning_gym:FAMILY, or one that comes with Gorae")
     parser.add_argument("--rows", type=int, default=32, help="how many are tried (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="that they are drawn from (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=Limits().seconds, help="for a call (default: %(default)s)")

@@ -18,7 +18,7 @@ OF_A_TASK = ("seed", "threads", "rl", "evaluate")  # settings that a task has to
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help=f"run folder (default: {LAPTOP}, or runs/ and the task's name)")
     parser.set_defaults(settings=LaptopSettings())
-    parser.add_argument("--task", help="what to learn: a .py file, a .jsonl file, or reasoning_gym:FAMILY")
+    parser.add_argument("--task", help="what to learn: a .py or .jsonl file, reasoning_gym:FAMILY, or one of ours")
     parser.add_argument("--model", type=Path, help="where to begin: folder, Hugging Face id or .gguf file")
 
 

@@ -4,11 +4,13 @@ from gorae.tasks.counter import LANGUAGES, Problem, SealedItems, draw_problem, d
 from gorae.tasks.grade import Grade, grade_reply
 from gorae.tasks.grading import GraderError, Graders, Limits, Verdict
 from gorae.tasks.probe import Examination, Finding, examine
-from gorae.tasks.read import load_task, reward_exact
+from gorae.tasks.read import READY, load_task
+from gorae.tasks.rewards import reward_exact, reward_format, reward_json, reward_language, reward_math
 from gorae.tasks.task import Reply, Row, Task, identity_of
 
 __all__ = [
     "LANGUAGES",
+    "READY",
     "Examination",
     "Finding",
     "Grade",
@@ -29,4 +31,8 @@ __all__ = [
     "identity_of",
     "load_task",
     "reward_exact",
+    "reward_format",
+    "reward_json",
+    "reward_language",
+    "reward_math",
 ]

@@ -1,4 +1,4 @@
-"""Where tasks come from: a Python file, rows of JSON, a family of `reasoning-gym`.
+"""Where tasks come from: a Python file, one of those that come with Gorae, rows of JSON, a family of `reasoning-gym`.
 
 Loading one runs its code.
 """
@@ -14,14 +14,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from gorae.tasks.rewards import reward_exact
 from gorae.tasks.task import RewardFunction, Row, Task
 
 GYM = "reasoning_gym:"
-_FORMS = f"a .py file, a .jsonl file, or {GYM}FAMILY"
+READY = {path.stem: path for path in (Path(__file__).parent / "ready").glob("[a-z]*.py")}
+_FORMS = f"a .py file, a .jsonl file, {GYM}FAMILY, or one of {', '.join(sorted(READY))}"
 
 
 def load_task(source: str) -> Task:
-    """The task in a file, or `reasoning_gym:FAMILY:setting=value,...`.
+    """The task in a file, the name of one in `ready`, or `reasoning_gym:FAMILY:setting=value,...`.
 
     A Python file has `rows`, a list or a function of a seed, and functions whose names begin with `reward`; also
     `reward_weights`, a dictionary (default: 1 each), and `oracle(row)`, the right answer (default: the row's `answer`).
@@ -31,7 +33,7 @@ def load_task(source: str) -> Task:
     """
     if source.startswith(GYM):
         return _family(source.removeprefix(GYM))
-    path = Path(source)
+    path = READY.get(source, Path(source))
     readers = {".py": _python, ".jsonl": _lines}
     if path.suffix not in readers:
         raise ValueError(f"{source} is no task; give {_FORMS}")
@@ -94,12 +96,6 @@ def answer_of(row: Row) -> str:
     if row.get("answer") is None:
         raise ValueError(f"a row has no answer ({dict(row)!r:.200}); give it one, or the task a function oracle(row)")
     return str(row["answer"])
-
-
-def reward_exact(contents: Sequence[str | None], answer: Sequence[Any]) -> list[float]:
-    """1 for a content that is the answer, but for white space around it."""
-    pairs = zip(contents, answer, strict=True)
-    return [float(content is not None and content.strip() == str(right).strip()) for content, right in pairs]
 
 
 def _split(settings: str) -> list[str]:

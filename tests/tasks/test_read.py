@@ -112,7 +112,11 @@ def test_a_list_is_gone_through_in_an_order_drawn_anew_each_time(task_file):
 @pytest.mark.parametrize(
     ("name", "source", "told"),
     [
-        ("a.txt", "", "a.txt is no task; give a .py file, a .jsonl file, or reasoning_gym:FAMILY"),
+        (
+            "a.txt",
+            "",
+            "a.txt is no task; give a .py file, a .jsonl file, reasoning_gym:FAMILY, or one of arithmetic, counter",
+        ),
         ("a.py", "rows = [1]", "a.py has no a function reward; a task has rows and reward functions"),
         ("a.py", "def reward(): pass", "a.py has no rows; a task has"),
         ("a.py", "rows = [1]\ndef reward(): 0\nreward_weights = {'x': 1}", "reward_weights of .*a.py name x; it has"),
