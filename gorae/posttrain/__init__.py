@@ -3,10 +3,13 @@
 from gorae.posttrain.advantage import group_advantages
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
-from gorae.posttrain.grpo import KL_ROWS, GrpoSettings, PolicyBatch, policy_batch, policy_loss
+from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
 from gorae.posttrain.mismatch import QUANTILES, Correction, Mismatch, masked, measure_mismatch, of_sequences, truncated
+from gorae.posttrain.overlong import shape_overlong
 from gorae.posttrain.parity import Parity, measure_parity
+from gorae.posttrain.reference import Reference
+from gorae.posttrain.refill import sample_until_live
 from gorae.posttrain.replay import replay_of
 from gorae.posttrain.rollout import Rollout, rollouts_of, sample_groups, sample_rollouts
 from gorae.posttrain.sft import Example, example_batches
@@ -14,7 +17,6 @@ from gorae.posttrain.sides import EndpointSide, GoraeSide, Prompt, Side, Transfo
 
 __all__ = [
     "ALGORITHMS",
-    "KL_ROWS",
     "QUANTILES",
     "Algorithm",
     "Comparison",
@@ -28,6 +30,7 @@ __all__ = [
     "Parity",
     "PolicyBatch",
     "Prompt",
+    "Reference",
     "Rollout",
     "Side",
     "TransformersSide",
@@ -38,6 +41,7 @@ __all__ = [
     "masked",
     "measure_mismatch",
     "measure_parity",
+    "mini_batch",
     "of_sequences",
     "policy_batch",
     "policy_loss",
@@ -45,6 +49,8 @@ __all__ = [
     "rollouts_of",
     "sample_groups",
     "sample_rollouts",
+    "sample_until_live",
+    "shape_overlong",
     "truncated",
     "widest",
 ]

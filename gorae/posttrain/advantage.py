@@ -7,21 +7,28 @@ import torch
 from torch import Tensor
 
 SCALES = ("group", "batch", "none")
+LEAST_DEVIATION = 1e-6  # of rewards that are not equal
 
 
 def group_advantages(rewards_PG: Tensor, *, scale_rewards: str = "group") -> Tensor:
     """(reward - mean of its group), over the deviation of the "group", of all rewards ("batch"), or as it is ("none").
 
     A group of equal rewards, or with fewer than two graded replies, teaches nothing: its advantages are 0. So is the
-    advantage of a reply that was not graded.
+    advantage of a reply that was not graded. Raises ValueError for another scale.
     """
-    deviations_P1 = deviation(rewards_PG, dim=(1,))
-    teaches_PG = (deviations_P1 > 1e-6) & ~rewards_PG.isnan()
+    if scale_rewards not in SCALES:
+        raise ValueError(f"scale_rewards={scale_rewards} is none of {', '.join(SCALES)}")
+    teaches_PG = is_live(rewards_PG)[:, None] & ~rewards_PG.isnan()
     centred_PG = torch.where(teaches_PG, rewards_PG - rewards_PG.nanmean(dim=1, keepdim=True), 0.0)
     if scale_rewards == "none":
         return centred_PG
-    unit = deviations_P1 if scale_rewards == "group" else deviation(rewards_PG, dim=(0, 1))
-    return centred_PG / unit.clamp(min=1e-6)
+    unit = deviation(rewards_PG, dim=(1,) if scale_rewards == "group" else (0, 1))
+    return centred_PG / unit.clamp(min=LEAST_DEVIATION)
+
+
+def is_live(rewards_PG: Tensor) -> Tensor:
+    """Which groups have something to teach: two replies, at least, that earned unequal rewards."""
+    return deviation(rewards_PG, dim=(1,))[:, 0] > LEAST_DEVIATION
 
 
 def deviation(rewards_PG: Tensor, *, dim: tuple[int, ...]) -> Tensor:

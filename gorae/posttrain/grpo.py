@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from gorae.model import Network
-from gorae.posttrain.advantage import deviation, group_advantages
+from gorae.posttrain.advantage import deviation, group_advantages, is_live
 from gorae.posttrain.algorithm import Algorithm, find_algorithm, token_gains
-from gorae.posttrain.rollout import Rollout
+from gorae.posttrain.rollout import Rollout, reward_table
 from gorae.posttrain.sft import training_row
 from gorae.train import Batch, Loss, OptimizerSettings, Schedule, pad_batch, policy_outputs
 
@@ -23,12 +23,15 @@ KL_ROWS = 32  # enough to see the distance, an eighth of the cost of all rows
 
 @dataclass(frozen=True)
 class GrpoSettings:
-    """One on-policy update a step on num_prompts x num_samples replies.
+    """One update a step; a batch of num_prompts x num_samples replies is enough for num_updates steps.
 
     algorithm: grpo, dapo, dr_grpo, gspo or cispo.
     scale_rewards: "group", "batch", "none", or as the algorithm was "published".
     epsilon, epsilon_high: how far a ratio may leave 1 downwards and upwards; none takes the algorithm's.
+    beta: weight of the distance from a reference policy in the loss.
+    reference_every: steps after which the present policy becomes the reference; 0 keeps the first.
     exclude_dead_groups: replies of groups that teach nothing are not counted where the loss is divided.
+    num_refills: rounds in which further prompts take the place of such groups, which are then excluded.
     """
 
     steps: int = 60
@@ -40,7 +43,11 @@ class GrpoSettings:
     scale_rewards: str = "published"
     epsilon: float | None = None
     epsilon_high: float | None = None
+    beta: float = 0.0
+    reference_every: int = 0
     exclude_dead_groups: bool = False
+    num_refills: int = 0
+    num_updates: int = 1
     optimizer: OptimizerSettings = OptimizerSettings(lr=5e-4, matrix_lr=None)
     save_every: int = 10
 
@@ -50,11 +57,36 @@ class GrpoSettings:
                 f"num_prompts={self.num_prompts} must be at least 1, and num_samples={self.num_samples} at least 2: "
                 "a reply is compared with its siblings"
             )
+        least = {"save_every": 1, "num_updates": 1, "num_refills": 0, "reference_every": 0, "beta": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {bound}")
+        if self.num_prompts % self.num_updates or self.save_every % self.num_updates:
+            raise ValueError(
+                f"num_updates={self.num_updates} must divide num_prompts={self.num_prompts}, as each update takes its "
+                f"share of them, and save_every={self.save_every}, as a resumed run begins with a batch"
+            )
+        shorter, longer = sorted((self.reference_every, self.save_every))
+        if shorter and longer % shorter:
+            raise ValueError(
+                f"reference_every={self.reference_every} must divide save_every={self.save_every} or be a multiple of "
+                "it, so that a resumed run finds its reference"
+            )
         _ = self.schedule, self.rule  # refuse impossible steps and unknown algorithms before anything is run
 
     @property
     def schedule(self) -> Schedule:
         return Schedule(self.steps, warmup_fraction=0.05, decay_fraction=0.25, final_share=0.1)
+
+    @property
+    def most_prompts(self) -> int:
+        """How many prompts a batch asks if every group of every round is dead."""
+        return self.num_prompts * (1 + self.num_refills)
+
+    @property
+    def kl_rows(self) -> int | None:
+        """How many rows of a batch the reference reads: all of them (None) where the distance is in the loss."""
+        return None if self.beta else KL_ROWS
 
     @property
     def rule(self) -> Algorithm:
@@ -73,17 +105,26 @@ class PolicyBatch(Batch):
     """Rows with something to teach, with their tokens' advantages and sampling log-probabilities, row by row.
 
     `divisor` is what the loss divides its weighted sum by, which counts replies that were left out as well; `figures`
-    describes all rollouts of the step.
+    describes all rollouts. `is_fresh` until there was an update on a part of the same batch.
     """
 
     advantages_N: Tensor
     sampled_log_probs_N: Tensor
     divisor: float
     figures: dict[str, float]
+    is_fresh: bool = True
 
 
-def policy_batch(rollouts: Sequence[Rollout], settings: GrpoSettings, *, pad_id: int) -> PolicyBatch:
-    """Advantages by group; replies whose advantage is 0 are left out, as their gradient is 0 (one row always stays).
+def mini_batch(rollouts: Sequence[Rollout], settings: GrpoSettings, part: int) -> list[Rollout]:
+    """The groups of one of a batch's `num_updates` updates: every so many-th, as they were sampled."""
+    starts = range(part * settings.num_samples, len(rollouts), settings.num_updates * settings.num_samples)
+    return [one for start in starts for one in rollouts[start : start + settings.num_samples]]
+
+
+def policy_batch(
+    rollouts: Sequence[Rollout], settings: GrpoSettings, *, pad_id: int, is_fresh: bool = True
+) -> PolicyBatch:
+    """Advantages by group; replies that would have no gradient are left out (one row always stays).
 
     Replies without a reward count nowhere. Raises ValueError for a reward that is no finite number.
     """
@@ -91,18 +132,17 @@ def policy_batch(rollouts: Sequence[Rollout], settings: GrpoSettings, *, pad_id:
     rewards_PG = reward_table(rollouts, settings.num_samples)
     advantages_PG = group_advantages(rewards_PG, scale_rewards=rule.scale_rewards)
     counts_PG = ~rewards_PG.isnan()
-    if settings.exclude_dead_groups:
-        counts_PG &= advantages_PG.any(dim=1, keepdim=True)
-    counted = [one for one, counts in zip(rollouts, counts_PG.flatten().tolist(), strict=True) if counts]
-    kept = [
-        (one, advantage) for one, advantage in zip(rollouts, advantages_PG.flatten().tolist(), strict=True) if advantage
-    ] or [(rollouts[0], 0.0)]
+    if settings.exclude_dead_groups or settings.num_refills:
+        counts_PG &= is_live(rewards_PG)[:, None]
+    triples = zip(rollouts, advantages_PG.flatten().tolist(), counts_PG.flatten().tolist(), strict=True)
+    counted = [(one, advantage) for one, advantage, counts in triples if counts]
+    kept = [(one, advantage) for one, advantage in counted if advantage or settings.beta] or [(rollouts[0], 0.0)]
     rows = [
         training_row(one.prompt_ids, one.reply_ids, 1 / len(one.reply_ids) if rule.average == "sequence" else 1.0)
         for one, _ in kept
     ]
     divisors = {
-        "token": sum(len(one.reply_ids) for one in counted),
+        "token": sum(len(one.reply_ids) for one, _ in counted),
         "sequence": len(counted),
         "max_tokens": len(counted) * settings.max_tokens,
     }
@@ -114,30 +154,20 @@ def policy_batch(rollouts: Sequence[Rollout], settings: GrpoSettings, *, pad_id:
         sampled_log_probs_N=torch.tensor([log_prob for one, _ in kept for log_prob in one.log_probs]),
         divisor=divisors[rule.average] or math.inf,  # where nothing counts, nothing is to move
         figures=describe_rollouts(rollouts, rewards_PG),
+        is_fresh=is_fresh,
     )
-
-
-def reward_table(rollouts: Sequence[Rollout], num_samples: int) -> Tensor:
-    """Rewards [P, G], NaN where there is none. Raises ValueError for a reward that is no finite number."""
-    for one in rollouts:
-        if one.reward is not None and not math.isfinite(one.reward):
-            raise ValueError(
-                f"a reply to prompt {one.prompt} has the reward {one.reward}; a reward must be a finite number, or "
-                "None where the reply could not be graded"
-            )
-    rewards = [math.nan if one.reward is None else float(one.reward) for one in rollouts]
-    return torch.tensor(rewards).view(-1, num_samples)
 
 
 def describe_rollouts(rollouts: Sequence[Rollout], rewards_PG: Tensor) -> dict[str, float]:
     """A step's figures under the names TRL gives them, where it has one."""
     lengths = [len(one.reply_ids) for one in rollouts]
     clipped = [one.finish_reason == "length" for one in rollouts]
-    deviations_P1, ungraded_PG = deviation(rewards_PG, dim=(1,)), rewards_PG.isnan()
+    ungraded_PG = rewards_PG.isnan()
     return {
+        "num_prompts": len(rewards_PG),
         "reward": rewards_PG[~ungraded_PG].mean().item(),
-        "reward_std": deviations_P1.mean().item(),
-        "frac_reward_zero_std": (deviations_P1 < 1e-6).float().mean().item(),
+        "reward_std": deviation(rewards_PG, dim=(1,)).mean().item(),
+        "frac_reward_zero_std": (~is_live(rewards_PG)).float().mean().item(),
         "completions/mean_length": sum(lengths) / len(lengths),
         "completions/clipped_ratio": sum(clipped) / len(clipped),
         "completions/ungraded_ratio": ungraded_PG.float().mean().item(),
@@ -145,37 +175,41 @@ def describe_rollouts(rollouts: Sequence[Rollout], rewards_PG: Tensor) -> dict[s
 
 
 def policy_loss(network: Network, batch: Batch, *, settings: GrpoSettings, reference: Network | None = None) -> Loss:
-    """-Σ gain · weight / divisor over the batch's tokens, as `settings.rule` has it.
+    """-Σ (gain - beta · distance from `reference`) · weight / divisor over the batch's tokens.
 
-    `kl` reports the distance from `reference` on the first rows (the estimator e^d - d - 1, arXiv 2402.03300 eq. 4);
-    `mismatch_kl` the same between what the engine reported and this forward pass, 0 by the second law.
+    `kl` reports that distance (by the estimator e^d - d - 1, arXiv 2402.03300 eq. 4), on the first rows only where it
+    is not in the loss; `mismatch_kl` the same between what the engine reported and this forward pass, 0 by the second
+    law. After an update on the same batch that is a distance between two policies, and called `update_kl`. Raises
+    ValueError without a reference for `settings.beta`.
     """
     assert isinstance(batch, PolicyBatch), "the policy loss learns from rollouts; build its batch with policy_batch"
+    if settings.beta and reference is None:
+        raise ValueError(f"beta={settings.beta} weighs the distance from a reference, and there is none; give one")
     outputs = policy_outputs(network, batch)
     is_learnt_BT = batch.weights_BT[:, 1:] != 0
+    lengths = is_learnt_BT.sum(dim=1).tolist()
     gain_N, is_clipped_N = token_gains(
-        settings.rule,
-        outputs.log_probs_N,
-        batch.sampled_log_probs_N,
-        batch.advantages_N,
-        lengths=is_learnt_BT.sum(dim=1).tolist(),
+        settings.rule, outputs.log_probs_N, batch.sampled_log_probs_N, batch.advantages_N, lengths
     )
-    total = -(gain_N * batch.weights_BT[:, 1:][is_learnt_BT]).sum() / batch.divisor
+    moved_N = outputs.log_probs_N.detach() - batch.sampled_log_probs_N
     figures = {
         **batch.figures,
-        "loss": total.item(),
         "entropy": outputs.entropy,
         "clip_ratio": is_clipped_N.float().mean().item(),
-        "mismatch_kl": divergence(outputs.log_probs_N.detach() - batch.sampled_log_probs_N),
+        "mismatch_kl" if batch.is_fresh else "update_kl": divergence(moved_N).mean().item(),
     }
     if reference is not None:
-        some = Batch(batch.token_ids_BT[:KL_ROWS], batch.weights_BT[:KL_ROWS])
+        some = Batch(batch.token_ids_BT[: settings.kl_rows], batch.weights_BT[: settings.kl_rows])
         with torch.no_grad():
             reference_N = policy_outputs(reference, some).log_probs_N
-        figures["kl"] = divergence(reference_N - outputs.log_probs_N.detach()[: len(reference_N)])
-    return Loss(total, figures)
+        distance_N = divergence(reference_N - outputs.log_probs_N[: len(reference_N)])
+        figures["kl"] = distance_N.mean().item()
+        if settings.beta:
+            gain_N = gain_N - settings.beta * distance_N
+    total = -(gain_N * batch.weights_BT[:, 1:][is_learnt_BT]).sum() / batch.divisor
+    return Loss(total, {**figures, "loss": total.item()})
 
 
-def divergence(log_ratio_N: Tensor) -> float:
-    """Mean of e^d - d - 1: never negative, and an unbiased estimate of the KL divergence."""
-    return (log_ratio_N.exp() - log_ratio_N - 1).mean().item()
+def divergence(log_ratio_N: Tensor) -> Tensor:
+    """e^d - d - 1 of each token: never negative, and on average the KL divergence."""
+    return log_ratio_N.exp() - log_ratio_N - 1

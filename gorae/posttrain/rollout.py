@@ -1,7 +1,11 @@
 """Rollouts: several sampled replies to each prompt, token ids in and token ids out, graded by whoever asks."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
 
 from gorae.engine import Engine, Output, Routings, SamplingParams
 
@@ -38,22 +42,38 @@ def sample_rollouts(
 
 
 def sample_groups(
-    engine: Engine, prompts: Sequence[list[int]], *, num_samples: int, params: SamplingParams, seed: int
+    engine: Engine, prompts: Sequence[list[int]], *, num_samples: int, params: SamplingParams, seed: int, first: int = 0
 ) -> list[list[Output]]:
     """`num_samples` replies to each prompt.
 
-    Reply i of all is drawn from its own seed, so a step's replies follow from (weights, prompts, seed) alone.
+    Reply i of all is drawn from its own seed, so a step's replies follow from (weights, prompts, seed) alone. `first`
+    is the number of the first of these prompts, where others of the step were sampled before.
     """
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
-    each = [replace(params, seed=seed * 1_000_003 + place) for place in range(len(repeated))]
+    first_seed = seed * 1_000_003 + first * num_samples
+    each = [replace(params, seed=first_seed + place) for place in range(len(repeated))]
     outputs = engine.generate(repeated, each)
-    return [outputs[first : first + num_samples] for first in range(0, len(outputs), num_samples)]
+    return [outputs[start : start + num_samples] for start in range(0, len(outputs), num_samples)]
 
 
-def rollouts_of(groups: Sequence[Sequence[Output]], rewards: Sequence[Sequence[float | None]]) -> list[Rollout]:
-    """The replies of all groups with their rewards, one behind the other."""
+def rollouts_of(
+    groups: Sequence[Sequence[Output]], rewards: Sequence[Sequence[float | None]], *, first: int = 0
+) -> list[Rollout]:
+    """The replies of all groups with their rewards, one behind the other; `first` is the number of the first prompt."""
     return [
         Rollout(o.prompt_token_ids, o.token_ids, o.logprobs, reward, number, o.finish_reason, o.routings)
-        for number, (group, given) in enumerate(zip(groups, rewards, strict=True))
+        for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)
         for o, reward in zip(group, given, strict=True)
     ]
+
+
+def reward_table(rollouts: Sequence[Rollout], num_samples: int) -> Tensor:
+    """Rewards [P, G], NaN where there is none. Raises ValueError for a reward that is no finite number."""
+    for one in rollouts:
+        if one.reward is not None and not math.isfinite(one.reward):
+            raise ValueError(
+                f"a reply to prompt {one.prompt} has the reward {one.reward}; a reward must be a finite number, or "
+                "None where the reply could not be graded"
+            )
+    rewards = [math.nan if one.reward is None else float(one.reward) for one in rollouts]
+    return torch.tensor(rewards).view(-1, num_samples)

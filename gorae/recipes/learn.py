@@ -20,17 +20,20 @@ from gorae.engine import Engine, Output, SamplingParams
 from gorae.model import Network
 from gorae.observe import Meter, MetricsWriter, progress, read_metrics, replace_text
 from gorae.posttrain import (
-    KL_ROWS,
     Example,
     GrpoSettings,
     PolicyBatch,
+    Reference,
+    Rollout,
     example_batches,
     keep_correct,
+    mini_batch,
     policy_batch,
     policy_loss,
     rollouts_of,
     sample_groups,
     sample_rollouts,
+    sample_until_live,
 )
 from gorae.recipes.corpus import chat_prompt, read_rows, sealed_items
 from gorae.recipes.run import load_chat_model
@@ -55,10 +58,13 @@ GradeOne = Callable[[Problem, Output], float]
 
 
 class Questions(NamedTuple):
-    """What a step of reinforcement learning asks, and what the replies to each question are worth."""
+    """All that a batch of reinforcement learning may ask, refills too, and what replies are worth.
+
+    `reward(groups, first)` takes replies to the questions from the first-th on; None is one it could not grade.
+    """
 
     conversations: Sequence[Sequence[Message]]
-    reward: Callable[[Sequence[Sequence[Output]]], Sequence[Sequence[float | None]]]  # None: could not be graded
+    reward: Callable[[Sequence[Sequence[Output]], int], Sequence[Sequence[float | None]]]
 
 
 def pretrain(
@@ -151,13 +157,13 @@ def reinforce_on_counter(
     """`reinforce` on fresh problems about the counter, none of them sealed."""
     sealed = sealed_items(settings.prepare).fingerprints
 
-    def ask(step: int) -> Questions:
-        drawn = draw_problems(f"{folder.name}/{settings.seed}/{step}", sealed=sealed)
-        problems = list(islice(drawn, settings.rl.num_prompts))
+    def ask(batch: int) -> Questions:
+        drawn = draw_problems(f"{folder.name}/{settings.seed}/{batch}", sealed=sealed)
+        problems = list(islice(drawn, settings.rl.most_prompts))
         return Questions(
             [[Message("user", problem.prompt)] for problem in problems],
-            lambda groups: [
-                [grade(problem, output) for output in group] for problem, group in zip(problems, groups, strict=True)
+            lambda groups, first: [
+                [grade(problems[number], output) for output in group] for number, group in enumerate(groups, first)
             ],
         )
 
@@ -177,25 +183,44 @@ def reinforce(
 ) -> None:
     """GRPO from the model in `start`, for the steps of the schedule or until they have taken `max_flops`.
 
-    Sampling and learning share one network object, so weights need no copying.
+    `ask(n)` yields the n-th batch's questions. Sampling and learning share one network object, so weights need no
+    copying.
     """
-    model, reference = load_chat_model(start, trainable=True), load_chat_model(start).network
+    model = load_chat_model(start, trainable=True)
+    first = load_chat_model(start, trainable=bool(wanted.reference_every))
+    reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
     # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
     engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
     config = replace(model.config, num_mtp_modules=0)
+    rollouts: list[Rollout] = []  # of the batch that the present steps share
+
+    def sample_batch(number: int) -> list[Rollout]:
+        questions, batch_seed = ask(number), seed * 1_000_000 + number
+        prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
+
+        def sample(first: int, count: int) -> list[Rollout]:
+            some = prompts[first : first + count]
+            groups = sample_groups(
+                engine, some, num_samples=wanted.num_samples, params=params, seed=batch_seed, first=first
+            )
+            return rollouts_of(groups, questions.reward(groups, first), first=first)
+
+        return sample_until_live(
+            sample, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
+        )
 
     def make_batch(step: int) -> PolicyBatch:
-        questions = ask(step)
-        prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
-        step_seed = seed * 1_000_000 + step
-        groups = sample_groups(engine, prompts, num_samples=wanted.num_samples, params=params, seed=step_seed)
-        rollouts = rollouts_of(groups, questions.reward(groups))
-        return policy_batch(rollouts, wanted, pad_id=model.tokenizer.pad_id)
+        reference.follow(model.network, step)
+        number, part = divmod(step, wanted.num_updates)
+        if part == 0:
+            rollouts[:] = sample_batch(number)
+        chosen = mini_batch(rollouts, wanted, part)
+        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
 
     def count(batch: Batch) -> None:
         count_training(meter, config, batch)
-        count_reading(meter, config, batch.token_ids_BT[:KL_ROWS])
+        count_reading(meter, config, batch.token_ids_BT[: wanted.kl_rows])
 
     trainer = Trainer(
         folder.name,
@@ -205,7 +230,7 @@ def reinforce(
         folder,
         save_every=wanted.save_every,
     )
-    loss = partial(policy_loss, settings=wanted, reference=reference)
+    loss = partial(policy_loss, settings=wanted, reference=reference.network)
     trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
     save_model(folder / "model", model.network, tokenizer=model.tokenizer)
 

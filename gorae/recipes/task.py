@@ -87,12 +87,12 @@ def learn(folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str
     """Reinforcement learning on rows that are not sealed."""
     wanted, tokenizer = settings.rl, load_chat_model(settings.model).tokenizer
 
-    def ask(step: int) -> Questions:
-        rows = graders.rows(settings.seed, step * wanted.num_prompts, wanted.num_prompts, without=sealed)
+    def ask(batch: int) -> Questions:
+        rows = graders.rows(settings.seed, batch * wanted.most_prompts, wanted.most_prompts, without=sealed)
         return Questions([messages_of(row) for row in rows], partial(reward, rows=rows))
 
-    def reward(groups: Sequence[Sequence[Output]], rows: Sequence[Row]) -> list[list[float | None]]:
-        verdicts = grade(graders, tokenizer, rows, groups)
+    def reward(groups: Sequence[Sequence[Output]], first: int, rows: Sequence[Row]) -> list[list[float | None]]:
+        verdicts = grade(graders, tokenizer, rows[first : first + len(groups)], groups)
         return [[verdict.reward for verdict in group] for group in verdicts]
 
     reinforce(folder, meter, start=settings.model, ask=ask, wanted=wanted, seed=settings.seed)

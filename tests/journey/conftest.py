@@ -57,7 +57,7 @@ def reward_by_first_token(_: Problem, output: Output) -> float:
 def rewards_by_first_token() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learn, "reward_by_grade", reward_by_first_token)
-        patch.setitem(learn.reinforce.__kwdefaults__, "reward", reward_by_first_token)
+        patch.setitem(learn.reinforce_on_counter.__kwdefaults__, "grade", reward_by_first_token)
         yield
 
 

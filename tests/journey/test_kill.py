@@ -34,7 +34,7 @@ def reward_by_first_token(problem, output):
     return float(output.token_ids[0] % 2)
 
 learn.reward_by_grade = reward_by_first_token
-learn.reinforce.__kwdefaults__["reward"] = reward_by_first_token
+learn.reinforce_on_counter.__kwdefaults__["grade"] = reward_by_first_token
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)

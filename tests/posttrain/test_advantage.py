@@ -56,3 +56,9 @@ def test_a_group_with_fewer_than_two_grades_teaches_nothing(scale_rewards):
     advantages_PG = group_advantages(rewards_PG, scale_rewards=scale_rewards)
     assert advantages_PG[:2].eq(0).all()
     assert advantages_PG[2].ne(0).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("scale_rewards", [True, "std", ""])
+def test_another_scale_is_refused(scale_rewards):
+    with pytest.raises(ValueError, match=f"scale_rewards={scale_rewards} is none of group, batch, none"):
+        group_advantages(torch.zeros(2, 3), scale_rewards=scale_rewards)

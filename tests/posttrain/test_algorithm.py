@@ -47,15 +47,21 @@ def moved(rollouts: Sequence[Rollout], *, by: float) -> list[list[float]]:
 def loss_of(monkeypatch):
     """What policy_loss makes of rollouts, where the policy now has `log_probs`: (value, gradients, figures).
 
-    Gradients come reply by reply, and are 0 for a reply whose row was left out.
+    Gradients come reply by reply, and are 0 for a reply whose row was left out. The reference, if there is one, is
+    given by its log-probabilities too.
     """
 
-    def loss_of(rollouts: Sequence[Rollout], log_probs: Sequence[Sequence[float]], settings: GrpoSettings):
+    def loss_of(
+        rollouts: Sequence[Rollout], log_probs: Sequence[Sequence[float]], settings: GrpoSettings, reference=None
+    ):
         batch = policy_batch(rollouts, settings, pad_id=2)
         flat = [torch.tensor(one, dtype=torch.float64, requires_grad=True) for one in log_probs]
-        joined_N = torch.cat([flat[place] for place in kept_places(rollouts, batch)])
-        monkeypatch.setattr(grpo, "policy_outputs", lambda network, batch: PolicyOutputs(joined_N, 0.5))
-        loss = policy_loss(None, batch, settings=settings)
+        kept = kept_places(rollouts, batch)
+        now_N = torch.cat([flat[place] for place in kept])
+        then = [] if reference is None else [log_prob for place in kept for log_prob in reference[place]]
+        known = {"policy": now_N, "reference": torch.tensor(then, dtype=torch.float64)}
+        monkeypatch.setattr(grpo, "policy_outputs", lambda network, batch: PolicyOutputs(known[network], 0.5))
+        loss = policy_loss("policy", batch, settings=settings, reference=reference and "reference")
         gradients = torch.autograd.grad(loss.total, flat, allow_unused=True)
         return (
             loss.total.item(),
@@ -324,3 +330,53 @@ def test_an_algorithm_is_as_published_but_for_what_is_set_beside_it():
     assert (rule.epsilon, rule.epsilon_high, rule.scale_rewards) == (3e-4, 0.1, "batch")
     assert rule.ratio_of_sequence
     assert GrpoSettings(algorithm="gspo", epsilon=0.0).rule.epsilon == 0.0, "0 is a choice, not its absence"
+
+
+def weight_of(name: str, length: int) -> float:
+    """What a token of a reply counts in the average over made(): 9 replies, 23 tokens."""
+    by_length = {"grpo": 1 / length / 9, "gspo": 1 / length / 9, "dr_grpo": 1 / MAX_TOKENS / 9}
+    return by_length.get(name, 1 / 23)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_beta_adds_the_distance_from_the_reference_to_the_loss_of_every_reply_dead_groups_too(loss_of, name):
+    """e^d - d - 1 with d = log p_reference - log p, whose slope in log p is 1 - e^d (arXiv 2402.03300, eq. 4)."""
+    rollouts = made()
+    now, then = moved(rollouts, by=0.5), moved(rollouts[::-1], by=0.7)[::-1]
+    settings = GrpoSettings(num_samples=3, max_tokens=MAX_TOKENS, algorithm=name, beta=0.04)
+    value, gradients, figures = loss_of(rollouts, now, settings, reference=then)
+    expected, distances = by_the_paper(name, rollouts, now), []
+    for new, old, found, free in zip(now, then, gradients, slopes(name, rollouts, now), strict=True):
+        weight = weight_of(name, len(new))
+        distances += [math.exp(b - a) - (b - a) - 1 for a, b in zip(new, old, strict=True)]
+        expected += 0.04 * weight * sum(distances[-len(new) :])
+        pulls = [0.04 * weight * (1 - math.exp(b - a)) for a, b in zip(new, old, strict=True)]
+        assert found == pytest.approx([a + b for a, b in zip(free, pulls, strict=True)], rel=1e-4, abs=1e-7)
+    assert value == pytest.approx(expected, rel=1e-5)
+    assert figures["kl"] == pytest.approx(fmean(distances))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_distance_leaves_out_dead_groups_and_ungraded_replies_where_they_do_not_count(loss_of, name):
+    rollouts = made(rewards=[1.0, None, 0.25, 0.0, 2.0, 2.0, 0.5, 0.5, 0.5])
+    now, then = moved(rollouts, by=0.5), [one.log_probs for one in rollouts]
+    settings = GrpoSettings(num_samples=3, algorithm=name, beta=0.04, exclude_dead_groups=True)
+    _, gradients, _ = loss_of(rollouts, now, settings, reference=then)
+    assert [any(one) for one in gradients] == [True, False, True, True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_distance_moves_nothing_where_nothing_counts(loss_of, name):
+    rollouts = made([2, 3], [None, None], num_samples=2)
+    settings = GrpoSettings(num_samples=2, algorithm=name, beta=1.0)
+    value, gradients, _ = loss_of(rollouts, moved(rollouts, by=1.0), settings, [one.log_probs for one in rollouts])
+    assert value == 0
+    assert gradients == [[0, 0], [0, 0, 0]]
+
+
+def test_a_distance_without_a_reference_is_refused(loss_of):
+    rollouts = made()
+    with pytest.raises(
+        ValueError, match=r"beta=0.04 weighs the distance from a reference, and there is none; give one"
+    ):
+        loss_of(rollouts, moved(rollouts, by=0.5), GrpoSettings(num_samples=3, beta=0.04))

@@ -8,7 +8,16 @@ import torch
 from gorae.checkpoint import Model
 from gorae.engine import Engine, SamplingParams
 from gorae.model import Network
-from gorae.posttrain import GrpoSettings, PolicyBatch, Rollout, grpo, policy_batch, policy_loss, sample_rollouts
+from gorae.posttrain import (
+    GrpoSettings,
+    PolicyBatch,
+    Rollout,
+    grpo,
+    mini_batch,
+    policy_batch,
+    policy_loss,
+    sample_rollouts,
+)
 from gorae.train import Batch, HybridOptimizer, OptimizerSettings, policy_outputs, token_log_probs, update
 from gorae.train.loss import PolicyOutputs
 
@@ -119,6 +128,21 @@ def test_kl_is_0_against_itself_and_positive_against_another(model, config, roll
     assert other.total == itself.total, "kl is reported; it is no part of the loss"
 
 
+@pytest.mark.parametrize(("beta", "num_rows"), [(0.0, grpo.KL_ROWS), (0.04, 48)])
+def test_the_reference_reads_every_row_where_the_distance_is_in_the_loss_and_some_where_it_is_not(
+    model, config, roll, beta, num_rows
+):
+    settings = GrpoSettings(num_prompts=6, num_samples=8, beta=beta)
+    batch = policy_batch(roll(PARAMS, num_prompts=6, num_samples=8), settings, pad_id=2)
+    assert len(batch.token_ids_BT) == 48
+    reference = Network(config, seed=2)
+    figures = policy_loss(model.network, batch, settings=settings, reference=reference).figures
+    some = Batch(batch.token_ids_BT[:num_rows], batch.weights_BT[:num_rows])
+    with torch.no_grad():
+        apart_N = policy_outputs(reference, some).log_probs_N - policy_outputs(model.network, some).log_probs_N
+    assert figures["kl"] == pytest.approx((apart_N.exp() - apart_N - 1).mean().item())
+
+
 def test_a_group_of_equal_rewards_changes_nothing_but_the_count_of_tokens(model, roll):
     live_and_dead = roll(PARAMS, num_prompts=2, reward=lambda number, output: number * sum(output.token_ids))
     batch = policy_batch(live_and_dead, SETTINGS, pad_id=2)
@@ -163,6 +187,7 @@ def test_a_steps_figures_have_trls_names_and_describe_all_rollouts():
     ]
     figures = policy_batch(rollouts, SETTINGS, pad_id=2).figures
     assert figures == {
+        "num_prompts": 2,
         "reward": pytest.approx(0.35),
         "reward_std": pytest.approx((0.125**0.5 + 0) / 2),
         "frac_reward_zero_std": 0.5,
@@ -185,13 +210,20 @@ def test_a_batch_without_rollouts_is_a_mistake_of_ours(model):
         policy_loss(model.network, empty, settings=SETTINGS)
 
 
-def test_rewarded_tokens_become_likelier(config):
-    """The whole loop in small: a reward for even tokens, and the policy turns to them within a dozen updates."""
+@pytest.mark.parametrize(
+    ("algorithm", "num_updates"), [("grpo", 12), ("dapo", 12), ("dr_grpo", 18), ("gspo", 12), ("cispo", 12)]
+)
+def test_rewarded_tokens_become_likelier(config, algorithm, num_updates):
+    """The whole loop in small: a reward for even tokens, and the policy turns to them within a dozen updates.
+
+    Dr.GRPO takes longer: unscaled, its advantages shrink as the rewards of a group agree.
+    """
     model = Model(Network(config, seed=0), config, None)
     optimizer = HybridOptimizer(model.network.named_parameters(), OptimizerSettings(lr=1e-2, matrix_lr=None))
-    settings, params = GrpoSettings(num_samples=8), SamplingParams(max_tokens=6, ignore_eos=True)
+    settings = GrpoSettings(num_samples=8, max_tokens=6, algorithm=algorithm)
+    params = SamplingParams(max_tokens=settings.max_tokens, ignore_eos=True)
     rewards = []
-    for step in range(12):
+    for step in range(num_updates):
         rollouts = sample_rollouts(
             Engine(model),
             [[3], [4, 5]],
@@ -206,3 +238,54 @@ def test_rewarded_tokens_become_likelier(config):
         rewards.append(batch.figures["reward"])
     assert sum(rewards[:2]) / 2 < 0.65
     assert sum(rewards[-2:]) / 2 > 0.85
+
+
+@pytest.mark.parametrize("num_updates", [1, 2, 3, 6])
+def test_every_group_of_a_batch_is_learnt_from_in_one_of_its_updates(num_updates):
+    rollouts = [rollout(0.0, reply=(5, number)) for number in range(24)]
+    settings = GrpoSettings(num_prompts=6, num_samples=4, num_updates=num_updates, save_every=6)
+    parts = [mini_batch(rollouts, settings, part) for part in range(num_updates)]
+    groups = [
+        tuple(one.reply_ids[1] for one in part[first : first + 4]) for part in parts for first in range(0, len(part), 4)
+    ]
+    assert sorted(groups) == [tuple(range(first, first + 4)) for first in range(0, 24, 4)]
+    assert {len(part) for part in parts} == {24 // num_updates}
+
+
+def test_a_second_update_on_a_batch_is_off_policy_and_its_figures_say_so(config, roll, model):
+    optimizer = HybridOptimizer(model.network.named_parameters(), OptimizerSettings(lr=1e-2, matrix_lr=None))
+    settings = GrpoSettings(num_prompts=2, num_samples=4, num_updates=2)
+    rollouts = roll(PARAMS, num_prompts=2)
+    figures = []
+    for part in range(2):
+        batch = policy_batch(mini_batch(rollouts, settings, part), settings, pad_id=2, is_fresh=part == 0)
+        loss = update(model.network, optimizer, batch, lambda n, b: policy_loss(n, b, settings=settings), 1.0)
+        figures.append(loss.figures)
+    assert figures[0]["mismatch_kl"] == 0.0
+    assert "update_kl" not in figures[0]
+    assert figures[1]["update_kl"] > 1e-3
+    assert figures[1]["clip_ratio"] > 0
+    assert "mismatch_kl" not in figures[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ({"num_updates": 5}, r"num_updates=5 must divide num_prompts=12, .* and save_every=10"),
+        ({"num_updates": 4}, r"num_updates=4 must divide num_prompts=12, .* and save_every=10"),
+        ({"num_updates": 0}, "num_updates=0 must be at least 1"),
+        ({"num_refills": -1}, "num_refills=-1 must be at least 0"),
+        ({"beta": -0.1}, "beta=-0.1 must be at least 0"),
+        ({"save_every": 0}, "save_every=0 must be at least 1"),
+        ({"reference_every": 4}, "reference_every=4 must divide save_every=10 or be a multiple of it"),
+        ({"reference_every": 15}, "reference_every=15 must divide save_every=10 or be a multiple of it"),
+    ],
+)
+def test_settings_that_cannot_be_kept_or_resumed_are_refused_in_a_sentence(setting, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        GrpoSettings(**setting)
+
+
+def test_settings_that_meet_at_whole_batches_are_taken():
+    assert GrpoSettings(num_updates=2, reference_every=5).num_updates == 2
+    assert GrpoSettings(reference_every=400).reference_every == 400

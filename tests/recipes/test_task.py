@@ -7,6 +7,7 @@ import pytest
 
 from gorae.checkpoint import save_model
 from gorae.config import override
+from gorae.observe import read_metrics
 from gorae.recipes import TaskSettings, task, tune_on_task
 
 SHORT = {
@@ -118,3 +119,15 @@ def test_a_list_gives_a_fifth_of_its_rows_to_measure_on(wanted, tmp_path):
 )
 def test_the_share_of_groups_that_teach_nothing_is_foretold_from_what_replies_earn(rewards, num_samples, expected):
     assert task.dead_groups(rewards, num_samples) == pytest.approx(expected)
+
+
+def test_a_batch_is_refilled_with_further_rows_in_place_of_those_whose_replies_all_earned_the_same(wanted, tmp_path):
+    source = SOURCE.replace("return [len(set(text)) / 9", "return [int(prompts[0][-1]) % 2 * len(set(text)) / 9")
+    settings = override(wanted(source), {"rl.num_refills": "3", "rl.exclude_dead_groups": "true"})
+    tune_on_task(tmp_path / "run", settings)
+    sealed = json.loads((tmp_path / "run/sealed/rows.json").read_text(encoding="utf-8"))["asked"]
+    in_training = seen(settings)[3 * len(sealed) : -3 * len(sealed)]
+    batches = [line["num_prompts"] for line in read_metrics(tmp_path / "run/rl/metrics.jsonl")]
+    assert len(in_training) == 4 * sum(batches), "graded by their own row, four replies each"
+    assert all(len(set(in_training[start : start + 4])) == 1 for start in range(0, len(in_training), 4))
+    assert 3 < max(batches) <= 12
