@@ -42,7 +42,7 @@ class Algorithm:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative: ratios are clipped around 1")
 
 
-# CISPO has no lower bound; its paper gives no upper one, and 5 lies in the range of arXiv 2510.13786.
+# CISPO has no lower bound. Bounds that papers leave open: CISPO's upper one, 5, is ours; 0.2 is PPO's.
 ALGORITHMS = {
     "grpo": Algorithm(epsilon=0.2, epsilon_high=0.2, average="sequence"),
     "dapo": Algorithm(epsilon=0.2, epsilon_high=0.28, average="token"),
