@@ -2,5 +2,34 @@
 
 from gorae.tasks.counter import LANGUAGES, Problem, SealedItems, draw_problem, draw_problems, drill
 from gorae.tasks.grade import Grade, grade_reply
+from gorae.tasks.sandbox import (
+    Limits,
+    Outcome,
+    Protections,
+    SandboxError,
+    Verdict,
+    judge_by_output,
+    judge_by_tests,
+    protections,
+    run_python,
+)
 
-__all__ = ["LANGUAGES", "Grade", "Problem", "SealedItems", "draw_problem", "draw_problems", "drill", "grade_reply"]
+__all__ = [
+    "LANGUAGES",
+    "Grade",
+    "Limits",
+    "Outcome",
+    "Problem",
+    "Protections",
+    "SandboxError",
+    "SealedItems",
+    "Verdict",
+    "draw_problem",
+    "draw_problems",
+    "drill",
+    "grade_reply",
+    "judge_by_output",
+    "judge_by_tests",
+    "protections",
+    "run_python",
+]
