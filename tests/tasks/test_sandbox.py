@@ -104,7 +104,7 @@ HARMLESS = {
     "leave its session": "pid = os.fork(); pid or (os.setsid(), os._exit(0)); os.waitpid(pid, 0)",
     "become another program": "os.execv('/bin/echo', ['echo', 'escaped'])",
     "make a file in memory": "os.memfd_create('x')",
-    "take shared memory": "from multiprocessing import shared_memory as m; m.SharedMemory(create=True, size=1).unlink()",
+    "take shared memory": "from multiprocessing.shared_memory import *; SharedMemory(create=True, size=1).unlink()",
     "take a system's semaphore": "import multiprocessing; multiprocessing.Lock()",
     "take its limits away": "resource.setrlimit(resource.RLIMIT_CPU, (10**6, 10**6))",
     "fill a pipe of a megabyte": "fcntl.fcntl(1, 1031, 2**20)",
@@ -584,7 +584,7 @@ def test_a_program_is_judged_by_what_it_prints():
     wrong = judge_by_output("print(3)", cases)
     assert (wrong.passed, wrong.why) == (False, "case 2: printed '3\\n', expected '4\\n'")
     assert "ZeroDivisionError" in judge_by_output("1 / 0", cases).why
-    assert "more time" in judge_by_output("while True: pass", cases, limits=SMALL).why
+    assert "too much time" in judge_by_output("while True: pass", cases, limits=SMALL).why
     assert not judge_by_output(f"{ADD}\nraise SystemExit(1)", cases).passed
     assert not judge_by_output("", cases).passed
     with pytest.raises(ValueError, match="without cases"):
@@ -662,7 +662,7 @@ def test_a_wrong_answer_fails_and_the_line_is_told():
     )
     assert "SyntaxError" in judge_by_tests("def f(:", "assert f(1)").why
     assert "NameError" in judge_by_tests("def g(): pass", "assert f(1)").why
-    assert "more time" in judge_by_tests("def f(x):\n    while True: pass", "assert f(1)", limits=SMALL).why
+    assert "too much time" in judge_by_tests("def f(x):\n    while True: pass", "assert f(1)", limits=SMALL).why
     assert "exit code 7" in judge_by_tests("import os\ndef f(x): os._exit(7)", "assert f(1)").why
     assert "MemoryError" in judge_by_tests("def f(x): return bytes(2 ** 40)", "assert f(1)").why
 

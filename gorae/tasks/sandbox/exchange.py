@@ -220,7 +220,9 @@ def _judge(side: dict[str, Any], requests: IO[str], replies: IO[str]) -> int:
         return FAILED if end.code else PASSED
     except BaseException as error:
         _say(error, side["tests"])
-        return {UntestableError: UNTESTABLE, BrokenOffError: BROKEN_OFF}.get(type(error), FAILED)
+        if isinstance(error, UntestableError):
+            return UNTESTABLE
+        return BROKEN_OFF if isinstance(error, BrokenOffError) else FAILED
     return PASSED
 
 

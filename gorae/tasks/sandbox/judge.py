@@ -76,7 +76,7 @@ def judge_by_tests(
     with ThreadPoolExecutor(1) as pool:
         answered = pool.submit(answering.wait)
         tested = testing.wait()
-        if tested.exit_code != BROKEN_OFF:  # else its own end says more
+        if tested.reason != "ended":  # else the pipe is closed, and it ends by itself
             answering.process.kill()
         return _verdict(tested, answered.result())
 
@@ -97,10 +97,10 @@ def _end(outcome: Outcome) -> str:
     """How a run that did not end well ended, with the last it said."""
     how = {
         "ended": f"ended with exit code {outcome.exit_code}",
-        "time": "took more time than it may",
-        "memory": "took more memory than it may",
-        "output": "printed more than it may",
-        "killed": "was killed",
+        "time": "took too much time",
+        "memory": "took too much memory",
+        "output": "printed too much",
+        "killed": f"died of signal {-outcome.exit_code}",
     }[outcome.reason]
     last = _last_line(outcome.stderr)
     return f"{how} ({last})" if last else how

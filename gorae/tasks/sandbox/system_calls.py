@@ -51,6 +51,7 @@ _ALLOWED_WITH: dict[str, tuple[tuple[int, int], dict[int, tuple[int, ...]], int]
     "fcntl": ((72, 25), {1: _DESCRIPTOR_COMMANDS}, errno.EPERM),
     "clone": ((56, 220), {0: _NEW_THREAD}, errno.EPERM),
     "clone3": ((435, 435), {0: ()}, errno.ENOSYS),  # its flags lie in memory; without it the C library takes clone
+    "prctl": ((157, 167), {0: (15,)}, errno.EPERM),  # PR_SET_NAME, of its own thread
     "prlimit64": ((302, 261), {0: (0,)}, errno.EPERM),
     "socketpair": ((53, 199), {0: (1,), 1: _STREAM}, errno.EPERM),
 }
