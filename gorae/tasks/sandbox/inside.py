@@ -95,7 +95,7 @@ def _build_root(folder_bytes: int) -> None:
     _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
     _mount("tmpfs", _NEW_ROOT, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755,size=1m")
     shown: list[str] = []
-    for path in sorted({*_standard_library(), *_LIBRARIES}):
+    for path in sorted({*_library_folders(), *_LIBRARIES}):
         if not os.path.exists(path) or any(path.startswith(f"{above}/") for above in shown):
             continue
         os.makedirs(_NEW_ROOT + os.path.dirname(path), exist_ok=True)
@@ -141,10 +141,10 @@ def _enter_landlock(order: dict[str, Any]) -> None:
     files_tcp_scopes = struct.pack("=3Q", every_access, 0b11, 0b11)
     rights = files_tcp_scopes[: 8 if version < 4 else 16 if version < 6 else 24]
     rules = _call(_LANDLOCK_CREATE, rights, len(rights), 0)
-    for path in (*(_standard_library() if in_own_root else _standard_modules()), *_LIBRARIES):
+    for path in (*(_library_folders() if in_own_root else _library_files()), *_LIBRARIES):
         if os.path.exists(path):
             _allow(rules, path, _LANDLOCK_READ if os.path.isdir(path) else _LANDLOCK_READ_FILE)
-    for path in filter(os.path.isdir, _standard_library()):
+    for path in _standard_library():
         _allow(rules, path, _LANDLOCK_LIST)  # Python looks for a module by listing
     _allow(rules, "/dev/null", _LANDLOCK_READ_FILE | _LANDLOCK_WRITE_FILE)
     if in_own_root:
@@ -171,11 +171,8 @@ def _enter_limits(order: dict[str, Any]) -> None:
     if os.getppid() != order["parent"]:
         raise OSError(errno.ESRCH, "the process that asked for this run is gone")
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
-    header, none = (
-        struct.pack("=Ii", 0x20080522, 0),
-        bytes(24),
-    )  # struct __user_cap_header_struct, version 3; no capability
-    _check(_libc.capset(header, none), "capset")
+    myself, no_capabilities = struct.pack("=Ii", 0x20080522, 0), bytes(24)  # in their third version
+    _check(_libc.capset(myself, no_capabilities), "capset")
 
 
 def _enter_seccomp(order: dict[str, Any]) -> None:
@@ -195,14 +192,23 @@ _ENTER = {
 
 def _standard_library() -> list[str]:
     """Without site packages the interpreter's path is its standard library, and nothing else."""
-    return [path for path in sys.path if os.path.exists(path)]
+    return [path for path in sys.path if os.path.isdir(path)]
 
 
-def _standard_modules() -> list[str]:
-    """What lies in its folders, one by one, for there is no way to take the site packages out again."""
-    folders = [path for path in _standard_library() if os.path.isdir(path)]
-    inside = [entry.path for folder in folders for entry in os.scandir(folder) if entry.name not in _SITE_PACKAGES]
-    return [*inside, *(path for path in _standard_library() if path not in folders)]
+def _library_folders() -> set[str]:
+    """What holds the standard library, and beside it the shared libraries that came with this Python."""
+    return {os.path.dirname(path) for path in sys.path}
+
+
+def _library_files() -> list[str]:
+    """The same one by one, for from a folder that is allowed there is no way to take the site packages out again."""
+    folders = _standard_library()
+    entries = [(folder, entry) for folder in {*folders, *_library_folders()} for entry in os.scandir(folder)]
+    return [
+        entry.path
+        for folder, entry in entries
+        if entry.is_file() or (folder in folders and entry.name not in _SITE_PACKAGES)
+    ]
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
