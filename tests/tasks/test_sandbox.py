@@ -506,7 +506,9 @@ open("/dev/null", "w").write("x")
 """
     outcome = run(source, layers)
     assert outcome.exit_code == 0, outcome.stderr
-    here = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    command = [sys.executable, "-c", source]
+    here = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=True)
     assert outcome.stdout == here.stdout
 
 
