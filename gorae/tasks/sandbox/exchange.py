@@ -147,7 +147,7 @@ class Tests(dict[str, Any]):
         except (SyntaxError, ValueError) as error:
             raise UntestableError(f"the tests are no Python: {error}") from error
         # A module that the tests take for granted is Python's: an answer's own math would find everything close.
-        dotted = {node.value.id for node in ast.walk(tree) if _is_dotted_name(node)}
+        dotted = {getattr(node.value, "id", "") for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         self.modules = dotted & sys.stdlib_module_names
         self.ask("run", answer)
         exec(compile(tree, "tests", "exec"), self)
@@ -183,10 +183,6 @@ def _number_of(value: Any) -> int:
     if type(value) is not Handle:
         raise UntestableError(f"the tests hand the answer a {type(value).__name__}; hand over plain data")
     return value._number
-
-
-def _is_dotted_name(node: ast.AST) -> bool:
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
 
 
 def _name_of(error: BaseException) -> str:

@@ -6,7 +6,7 @@ no file but the standard library and a small folder of its own, which is memory 
 costs about 50 ms on a 2-core EPYC, most of it the start of an interpreter. Knows nothing of tests and of right.
 """
 
-import json
+import marshal
 import math
 import os
 import platform
@@ -158,9 +158,9 @@ class Running:
         stdout, stderr = (bytes(printed[pipe]).decode(errors="replace") for pipe in self._outputs)
         if not printed[self.report]:
             raise SandboxError(f"the sandbox ended before the program began: {stderr.strip() or exit_code}")
-        refusal = json.loads(printed[self.report])
-        if refusal:
-            raise _LayerRefusedError(**refusal)
+        if printed[self.report] != b"begun":
+            layer, _, reason = printed[self.report].decode().partition(": ")
+            raise _LayerRefusedError(layer, reason)
         if reason == "ended" and exit_code < 0:
             reason = "time" if exit_code == -signal.SIGXCPU else "killed"
         elif reason == "ended" and exit_code and stderr.rstrip().rpartition("\n")[2].startswith("MemoryError"):
@@ -219,7 +219,7 @@ def start(
         "filter": call_filter(platform.machine()).hex() if "seccomp" in layers else "",
         "limits": _resource_limits(limits, own_user="namespaces" in layers),
     }
-    order_fd, stdin_fd = _readable(json.dumps(order)), _readable(stdin)
+    order_fd, stdin_fd = _readable(marshal.dumps(order)), _readable(stdin.encode("utf-8", "surrogatepass"))
     report, report_fd = os.pipe()
     inside = Path(__file__).with_name("inside.py")
     try:
@@ -255,9 +255,9 @@ def _resource_limits(limits: Limits, *, own_user: bool) -> dict[str, tuple[int, 
     return {**bounds, "NPROC": (limits.threads, limits.threads)} if own_user else bounds
 
 
-def _readable(text: str) -> int:
-    """A descriptor from which the text can be read, of a file that has no name any more."""
+def _readable(content: bytes) -> int:
+    """A descriptor from which the content can be read, of a file that has no name any more."""
     with tempfile.NamedTemporaryFile() as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
+        file.write(content)
         file.flush()
         return os.open(file.name, os.O_RDONLY)
