@@ -33,7 +33,8 @@ HERE = protections()
 needs_sandbox = pytest.mark.skipif(not HERE.enough, reason=f"this machine has no sandbox: {HERE}")
 needs_own_root = pytest.mark.skipif("namespaces" not in HERE.layers, reason=f"this machine: {HERE}")
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="machine code of x86_64")
-SMALL = Limits(cpu_seconds=1, wall_seconds=1.0, memory_bytes=256 * 2**20, output_bytes=2**16, folder_bytes=2**20)
+SMALL = Limits(memory_bytes=256 * 2**20, output_bytes=2**16, folder_bytes=2**20)
+SHORT = Limits(cpu_seconds=1, wall_seconds=0.5)
 
 # Sets of layers that are enough: all of them, and without one of the two that hide files.
 ENOUGH = [
@@ -303,13 +304,10 @@ print("done")
     ],
 )
 def test_what_takes_too_much_is_ended_and_the_reason_told(source, reason):
-    began = time.monotonic()
-    outcome = run(source, limits=SMALL)
+    outcome = run(source, limits=SHORT if "time" in reason else SMALL)
     assert outcome.reason in reason.split(" or ")
     assert outcome.exit_code != 0
-    assert len(outcome.stdout) <= SMALL.output_bytes
-    assert len(outcome.stderr) <= SMALL.output_bytes
-    assert time.monotonic() - began < 30  # not a speed: that anything ends it at all
+    assert max(len(outcome.stdout), len(outcome.stderr)) <= SMALL.output_bytes
 
 
 @needs_sandbox
@@ -588,7 +586,7 @@ def test_a_program_is_judged_by_what_it_prints():
     wrong = judge_by_output("print(3)", cases)
     assert (wrong.passed, wrong.why) == (False, "case 2: printed '3\\n', expected '4\\n'")
     assert "ZeroDivisionError" in judge_by_output("1 / 0", cases).why
-    assert "too much time" in judge_by_output("while True: pass", cases, limits=SMALL).why
+    assert "too much time" in judge_by_output("while True: pass", cases, limits=SHORT).why
     assert not judge_by_output(f"{ADD}\nraise SystemExit(1)", cases).passed
     assert not judge_by_output("", cases).passed
     with pytest.raises(ValueError, match="without cases"):
@@ -666,7 +664,7 @@ def test_a_wrong_answer_fails_and_the_line_is_told():
     )
     assert "SyntaxError" in judge_by_tests("def f(:", "assert f(1)").why
     assert "NameError" in judge_by_tests("def g(): pass", "assert f(1)").why
-    assert "too much time" in judge_by_tests("def f(x):\n    while True: pass", "assert f(1)", limits=SMALL).why
+    assert "too much time" in judge_by_tests("def f(x):\n    while True: pass", "assert f(1)", limits=SHORT).why
     assert "exit code 7" in judge_by_tests("import os\ndef f(x): os._exit(7)", "assert f(1)").why
     assert "MemoryError" in judge_by_tests("def f(x): return bytes(2 ** 40)", "assert f(1)").why
 

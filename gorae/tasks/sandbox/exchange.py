@@ -205,7 +205,8 @@ def _say(error: BaseException, tests: str) -> None:
         if trace.tb_frame.f_code.co_filename == "tests":
             place = f" at line {trace.tb_lineno} of the tests: {tests.splitlines()[trace.tb_lineno - 1].strip()}"
         trace = trace.tb_next
-    said = str(error) if isinstance(error, UntestableError) else f"{type(error).__name__}: {error}{place}"
+    what = [str(error)] if isinstance(error, UntestableError) else [type(error).__name__, str(error)]
+    said = ": ".join(filter(None, what)) + place
     print(said.replace("\n", " "), file=sys.stderr, flush=True)
 
 
