@@ -670,17 +670,24 @@ def test_a_wrong_answer_fails_and_the_line_is_told():
 
 
 # The tests want a number that the answer can not know and that stands nowhere as it is.
-TESTS = """
+EXPECTED = """expected = sum(ord(letter) * 31 ** place for place, letter in enumerate("고래"))"""
+TESTS = [
+    f"""
 def check(candidate):
-    expected = sum(ord(letter) * 31 ** place for place, letter in enumerate("고래"))
+    {EXPECTED}
     try:
-        assert candidate(1) == expected
+        assert candidate(0) == expected
     except Exception:
         raise AssertionError("wrong") from None
-    assert all(map(lambda x: candidate(x) == expected + x, [2, 3]))
 
 check(f)
-"""
+""",
+    f"""
+{EXPECTED}
+assert all(map(lambda x: f(x) == expected + x, [2, 3]))
+assert not any(f(x) != expected + x for x in [2, 3])
+""",
+]
 FAKES = """
 # end well
 import sys
@@ -695,7 +702,7 @@ import os
 def f(x): os._exit(0)
 
 # raise the end of a program
-def f(x): raise SystemExit(0)
+def f(x): raise SystemExit
 
 # raise the end of a loop
 def f(x): raise StopIteration
@@ -760,7 +767,7 @@ def f(x):
     frame = sys._getframe()
     while frame:
         if "expected" in frame.f_locals:
-            return frame.f_locals["expected"] + (x > 1) * x
+            return frame.f_locals["expected"] + x
         frame = frame.f_back
 
 # look at every object
@@ -768,7 +775,7 @@ import gc
 def f(x):
     for thing in gc.get_objects():
         if isinstance(thing, dict) and "expected" in thing:
-            return thing["expected"] + (x > 1) * x
+            return thing["expected"] + x
 
 # look at stdin
 import sys
@@ -839,13 +846,23 @@ TRICKS = dict(re.findall(r"^# (.*)\n((?:(?!# ).*\n)+)", FAKES, re.MULTILINE))
 @needs_sandbox
 @pytest.mark.parametrize("answer", TRICKS.values(), ids=TRICKS)
 def test_no_trick_passes(answer):
-    assert not judge_by_tests(answer, TESTS, limits=Limits(cpu_seconds=1, wall_seconds=3)).passed
+    for tests in TESTS:
+        assert not judge_by_tests(answer, tests, limits=Limits(cpu_seconds=1, wall_seconds=3)).passed
 
 
 @needs_sandbox
 def test_those_tests_can_be_passed():
-    right = "def f(x):\n    return sum(ord(c) * 31 ** i for i, c in enumerate('고래')) + (x if x > 1 else 0)"
-    assert judge_by_tests(right, TESTS).passed
+    right = "def f(x): return ord('고') + 31 * ord('래') + x"
+    for tests in TESTS:
+        assert judge_by_tests(right, tests).passed
+
+
+@needs_sandbox
+def test_to_die_is_not_to_raise():
+    tests = "try:\n    f(-1)\nexcept Exception:\n    pass\nelse:\n    assert False"
+    assert judge_by_tests("def f(x): raise KeyError(x)", tests).passed
+    for ending in ("import os; os._exit(0)", "import os; os.abort()", "import os; os.closerange(3, 200)"):
+        assert not judge_by_tests(f"def f(x): {ending}", tests).passed
 
 
 @needs_sandbox
