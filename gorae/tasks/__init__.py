@@ -3,11 +3,11 @@
 from gorae.tasks.counter import LANGUAGES, Problem, SealedItems, draw_problem, draw_problems, drill
 from gorae.tasks.grade import Grade, grade_reply
 from gorae.tasks.sandbox import (
-    Limits,
+    Judgement,
     Outcome,
     Protections,
+    RunLimits,
     SandboxError,
-    Verdict,
     judge_by_output,
     judge_by_tests,
     protections,
@@ -17,13 +17,13 @@ from gorae.tasks.sandbox import (
 __all__ = [
     "LANGUAGES",
     "Grade",
-    "Limits",
+    "Judgement",
     "Outcome",
     "Problem",
     "Protections",
+    "RunLimits",
     "SandboxError",
     "SealedItems",
-    "Verdict",
     "draw_problem",
     "draw_problems",
     "drill",

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from gorae.tasks.sandbox import (
-    Limits,
     Protections,
+    RunLimits,
     SandboxError,
     judge_by_output,
     judge_by_tests,
@@ -33,8 +33,8 @@ HERE = protections()
 needs_sandbox = pytest.mark.skipif(not HERE.enough, reason=f"this machine has no sandbox: {HERE}")
 needs_own_root = pytest.mark.skipif("namespaces" not in HERE.layers, reason=f"this machine: {HERE}")
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="machine code of x86_64")
-SMALL = Limits(memory_bytes=256 * 2**20, output_bytes=2**16, folder_bytes=2**20)
-SHORT = Limits(cpu_seconds=1, wall_seconds=0.5)
+SMALL = RunLimits(memory_bytes=256 * 2**20, output_bytes=2**16, folder_bytes=2**20)
+SHORT = RunLimits(cpu_seconds=1, wall_seconds=0.5)
 
 # Sets of layers that are enough: all of them, and without one of the two that hide files.
 ENOUGH = [
@@ -313,7 +313,7 @@ def test_what_takes_too_much_is_ended_and_the_reason_told(source, reason):
 @needs_sandbox
 def test_whoever_ignores_the_signal_for_its_time_is_killed():
     source = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
-    outcome = run(source, limits=Limits(cpu_seconds=1, wall_seconds=60))
+    outcome = run(source, limits=RunLimits(cpu_seconds=1, wall_seconds=60))
     assert (outcome.reason, outcome.exit_code) == ("killed", -signal.SIGKILL)
 
 
@@ -331,7 +331,7 @@ try:
 except RuntimeError:
     print(started)
 """
-    outcome = run(source, limits=Limits(threads=20))
+    outcome = run(source, limits=RunLimits(threads=20))
     assert int(outcome.stdout) <= 20, outcome
 
 
@@ -376,7 +376,7 @@ def test_nothing_is_left_behind(source, layers, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     mounts = Path("/proc/self/mounts").read_text()
     descriptors = os.listdir("/proc/self/fd")
-    program = running.start(source, layers, limits=Limits(wall_seconds=0.2))
+    program = running.start(source, layers, limits=RunLimits(wall_seconds=0.2))
     program.wait()
     assert not is_there(program.process.pid)
     assert os.listdir(tmp_path) == []
@@ -479,7 +479,7 @@ def test_an_interpreter_that_does_not_start_is_an_error_and_no_outcome(monkeypat
 @pytest.mark.parametrize("value", [0, -1, float("inf")])
 def test_a_limit_that_limits_nothing_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}="):
-        Limits(**{name: value})
+        RunLimits(**{name: value})
 
 
 @needs_sandbox
@@ -846,7 +846,7 @@ TRICKS = dict(re.findall(r"^# (.*)\n((?:(?!# ).*\n)+)", FAKES, re.MULTILINE))
 @pytest.mark.parametrize("answer", TRICKS.values(), ids=TRICKS)
 def test_no_trick_passes(answer):
     for tests in TESTS:
-        assert not judge_by_tests(answer, tests, limits=Limits(cpu_seconds=1, wall_seconds=3)).passed
+        assert not judge_by_tests(answer, tests, limits=RunLimits(cpu_seconds=1, wall_seconds=3)).passed
 
 
 @needs_sandbox

@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 
 from gorae.tasks.sandbox.exchange import BROKEN_OFF, FAILED, PASSED
-from gorae.tasks.sandbox.run import Limits, Outcome, run_python, start, usable_protections
+from gorae.tasks.sandbox.run import Outcome, RunLimits, run_python, start, usable_protections
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """Whether an answer passed, and a sentence on why not."""
 
     passed: bool
@@ -30,9 +30,9 @@ def judge_by_output(
     program: str,
     cases: Sequence[tuple[str, str]],
     *,
-    limits: Limits | None = None,
+    limits: RunLimits | None = None,
     allow_unprotected: bool = False,
-) -> Verdict:
+) -> Judgement:
     """Run a program once for each case of (stdin, expected stdout), up to the first it fails.
 
     Spaces at the ends of lines and empty lines at the end do not count. Raises SandboxError as `run_python` does.
@@ -42,15 +42,15 @@ def judge_by_output(
     for number, (stdin, expected) in enumerate(cases, start=1):
         outcome = run_python(program, stdin=stdin, limits=limits, allow_unprotected=allow_unprotected)
         if not outcome.ended_well:
-            return Verdict(False, f"case {number}: {_end(outcome)}")
+            return Judgement(False, f"case {number}: {_end(outcome)}")
         if _lines(outcome.stdout) != _lines(expected):
-            return Verdict(False, f"case {number}: printed {outcome.stdout[:200]!r}, expected {expected[:200]!r}")
-    return Verdict(True)
+            return Judgement(False, f"case {number}: printed {outcome.stdout[:200]!r}, expected {expected[:200]!r}")
+    return Judgement(True)
 
 
 def judge_by_tests(
-    answer: str, tests: str, *, limits: Limits | None = None, allow_unprotected: bool = False
-) -> Verdict:
+    answer: str, tests: str, *, limits: RunLimits | None = None, allow_unprotected: bool = False
+) -> Judgement:
     """Run Python `tests` (asserts, or HumanEval's `check` with a call to it) against `answer`: passed if all hold.
 
     Tests and answer run in a sandbox each, with the limits each. Names that the tests do not define are looked up in
@@ -81,15 +81,15 @@ def judge_by_tests(
         return _verdict(tested, answered.result())
 
 
-def _verdict(tested: Outcome, answered: Outcome) -> Verdict:
+def _verdict(tested: Outcome, answered: Outcome) -> Judgement:
     if tested.reason != "ended":
-        return Verdict(False, f"the tests {_end(tested)}")
+        return Judgement(False, f"the tests {_end(tested)}")
     if tested.exit_code == PASSED:
-        return Verdict(True)
+        return Judgement(True)
     if tested.exit_code == BROKEN_OFF:
-        return Verdict(False, f"the answer {_end(answered)} before the tests were done")
+        return Judgement(False, f"the answer {_end(answered)} before the tests were done")
     if tested.exit_code == FAILED:
-        return Verdict(False, _last_line(tested.stderr))
+        return Judgement(False, _last_line(tested.stderr))
     raise ValueError(f"no verdict: {_last_line(tested.stderr)}")
 
 

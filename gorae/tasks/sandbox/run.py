@@ -1,6 +1,6 @@
 """Run a stranger's Python program in a process that can reach nothing, and say how it ended.
 
-Nouns: Limits, what a run may take; Protections, the layers that hold it, found by trying them once; an Outcome, what it
+Nouns: RunLimits, what a run may take; Protections, the layers that hold it, found by trying them once; an Outcome, what it
 printed and why it ended. The program runs alone in its process: no network, no other process made, seen or signalled,
 no file but the standard library and a small folder of its own, which is memory and ends with it. Linux only. A run
 costs about 20 ms on a 2-core EPYC, of which a bare interpreter takes 9. Knows nothing of tests and of right.
@@ -43,7 +43,7 @@ class SandboxError(OSError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class RunLimits:
     """What a run may take. A program that waits is ended after `wall_seconds`, counted from its first line."""
 
     cpu_seconds: int = 5
@@ -91,7 +91,7 @@ class Outcome:
 
 
 def run_python(
-    source: str, *, stdin: str = "", limits: Limits | None = None, allow_unprotected: bool = False
+    source: str, *, stdin: str = "", limits: RunLimits | None = None, allow_unprotected: bool = False
 ) -> Outcome:
     """Run `source` as a script in the sandbox. Threads may run many at once.
 
@@ -142,7 +142,7 @@ class Running:
 
     process: subprocess.Popen[bytes]
     report: IO[bytes]
-    limits: Limits
+    limits: RunLimits
 
     def wait(self) -> Outcome:
         """Listen until it ends or has taken too much; when this returns or raises, nothing of it is left."""
@@ -206,11 +206,11 @@ def start(
     layers: Sequence[str],
     *,
     stdin: str = "",
-    limits: Limits | None = None,
+    limits: RunLimits | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Running:
     """Start a program behind these layers; the open files `pass_fds` go with it."""
-    limits = limits or Limits()
+    limits = limits or RunLimits()
     order = {
         "layers": list(layers),
         "source": source,
@@ -242,7 +242,7 @@ def start(
     return Running(process, open(report, "rb"), limits)
 
 
-def _resource_limits(limits: Limits, *, own_user: bool) -> dict[str, tuple[int, int]]:
+def _resource_limits(limits: RunLimits, *, own_user: bool) -> dict[str, tuple[int, int]]:
     """Soft and hard bounds by name. Threads are counted over all processes of a user, so only where it has its own."""
     seconds = math.ceil(limits.cpu_seconds)
     bounds = {
