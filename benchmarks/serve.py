@@ -31,6 +31,7 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,6 +91,7 @@ class Result:
     gorae_memory: HeldMemory
     other_memory: HeldMemory
     tuning: dict[str, Any]
+    first_seconds: tuple[float, float]  # of the turn that warms up, on both sides, reading the prompts and all
 
 
 def prepare(folder: Path, shape: str, form: Format) -> Weights:
@@ -183,8 +185,11 @@ def compare(
     first = next(drawn)
     if line.is_prefill:  # minutes, where a prompt is long
         first = [prompt[:TRIED_DEPTH] for prompt in first]
+    warming = []
     for worker in (ours, theirs):  # pages are read, caches are warm
+        began = perf_counter()
         worker.ask("turn", prompts=first)
+        warming.append(perf_counter() - began)
     seconds = []
     for _ in range(pairs):
         prompts = next(drawn)
@@ -197,7 +202,7 @@ def compare(
     mine, other = (line.tokens_a_turn / median(side) for side in zip(*seconds, strict=True))
     _, flops_per_second = peaks.of_products(is_fast=is_fast)
     share = mine * max((weight_bytes + cache_bytes) / peaks.read_bytes_per_second, flops / flops_per_second)
-    return Result(line.name, mine, other, ratio, low, high, share, *memory, tuning)
+    return Result(line.name, mine, other, ratio, low, high, share, *memory, tuning, (warming[0], warming[1]))
 
 
 def kl_to_float32(weights: Weights, form: Format, *, threads: int, vocab_size: int) -> dict[str, float]:
@@ -224,13 +229,16 @@ def mean_kl(exact: np.ndarray, other: np.ndarray) -> float:
     return (true.exp() * (true - found)).sum(-1).mean().item()
 
 
-def print_result(found: Result) -> None:
+def print_result(found: Result, line: Line) -> None:
     told = f"{found.ratio:>6.2f}x  {found.low:.2f}-{found.high:.2f}  {found.share:>4.0%}"
     memory = " ".join(
         f"{held.anonymous / 1e9:.2f}+{(held.proportional - held.anonymous) / 1e9:.2f}"
         for held in (found.gorae_memory, found.other_memory)
     )
     print(f"{found.line:<16} {found.gorae:>9.1f} {found.other:>12.1f} {told}  {memory}  {found.tuning}", flush=True)
+    if line.goes_on:
+        mine, other = found.first_seconds
+        print(f"{'':<16} behind {line.depth} tokens, read once in {mine:.0f} s beside {other:.0f} s", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -278,7 +286,7 @@ def main(arguments: list[str] | None = None) -> None:
                     options = {"pairs": args.pairs, "vocab_size": vocab_size, "peaks": peaks}
                     is_fast = form.mode == "fast"
                     results.append(compare(ours, theirs, line, tuned[line.name], is_fast=is_fast, **options))
-                    print_result(results[-1])
+                    print_result(results[-1], line)
     told: dict[str, Any] = {"shape": args.shape, "bits": args.bits, "format": form, "peaks": asdict(peaks)}
     told |= {"lines": [asdict(one) for one in results], "load_seconds": load_seconds, "file_bytes": sizes}
     for side, size in sizes.items():

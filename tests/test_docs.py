@@ -15,6 +15,7 @@ from gorae.cli import main
 from gorae.config import PRESETS, ModelConfig, listing, to_published
 from gorae.model import Network
 from gorae.recipes import LaptopSettings
+from gorae.tasks import Graders, examine
 from gorae.text import Tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -143,6 +144,14 @@ EXAMPLES = [(page.name, text) for page in PAGES for mark, text in blocks(page) i
 def test_an_example_runs(page, text, finished_run, capsys):
     exec(compile(text, page, "exec"), {})
     assert capsys.readouterr().out
+
+
+def test_the_task_of_ten_lines_has_ten_and_is_sound(tmp_path):
+    (text,) = (text for mark, text in blocks(ROOT / "docs/tasks.md") if mark == "py")
+    assert len([line for line in text.splitlines() if line]) <= 10
+    (tmp_path / "my_task.py").write_text(text, encoding="utf-8")
+    with Graders(str(tmp_path / "my_task.py")) as graders:
+        assert examine(graders).is_sound
 
 
 def test_code_shown_of_a_kernel_is_its_code():

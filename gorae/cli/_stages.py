@@ -5,9 +5,11 @@ from pathlib import Path
 
 from gorae.recipes import LaptopSettings, Run, make_models
 
+LAPTOP = Path("runs/laptop")
+
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/laptop"), help="run folder (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=LAPTOP, help="run folder (default: %(default)s)")
     parser.set_defaults(settings=LaptopSettings())
 
 

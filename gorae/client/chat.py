@@ -7,12 +7,14 @@ second try costs.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from gorae.client.reply import Delta, Reply, TokenLogprob, ToolCall, ToolCallDelta
 
+_NUMBERED = "token_id:"
 Messages = Sequence[Mapping[str, Any]]  # {"role": "user", "content": "..."} and the like
 
 
@@ -71,6 +73,25 @@ class ChatClient:
                 logprobs=_logprobs(choice, "content"),
                 reasoning_logprobs=_logprobs(choice, "reasoning_content"),
             )
+
+    def continue_tokens(self, prompt_ids: Sequence[int], **options: Any) -> list[TokenLogprob]:
+        """Return the tokens that follow a prompt's, asked for by /completions; with `echo` the prompt's before them.
+
+        A token that has no log-probability, such as an echoed prompt's first, has 0 here.
+        """
+        body = {"logprobs": 1, **options, "model": options.get("model") or self._first_model()}
+        answer = self._request("POST", "/completions", {**body, "prompt": list(prompt_ids)})
+        with self._understanding(answer):
+            choice = answer["choices"][0]
+            listed = choice["logprobs"]
+            if "content" in listed:  # as llama.cpp has them, in the form of a chat
+                return list(_logprobs(choice, "content"))
+            found = [
+                _logprob({"token": token, "logprob": logprob or 0.0})
+                for token, logprob in zip(listed["tokens"], listed["token_logprobs"], strict=True)
+            ]
+            ids = choice.get("token_ids") or []
+            return [replace(one, token_id=token_id) for one, token_id in zip(found, ids, strict=True)] if ids else found
 
     def stream(self, messages: Messages, **options: Any) -> Iterator[Delta]:
         """Yield the reply as it comes; closing the iterator early hangs up."""
@@ -175,8 +196,10 @@ def _logprobs(choice: Mapping[str, Any], part: str) -> tuple[TokenLogprob, ...]:
 
 
 def _logprob(entry: Mapping[str, Any], top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-    data = entry.get("bytes")
-    return TokenLogprob(entry["token"], entry["logprob"], None if data is None else bytes(data), top)
+    data, token, token_id = entry.get("bytes"), entry["token"], entry.get("id")
+    if token_id is None and token.startswith(_NUMBERED):  # vLLM, asked to return_tokens_as_token_ids
+        token_id = int(token.removeprefix(_NUMBERED))
+    return TokenLogprob(token, entry["logprob"], None if data is None else bytes(data), top, token_id)
 
 
 def _message_of(body: Any) -> str:

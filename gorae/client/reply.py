@@ -28,13 +28,15 @@ class ToolCallDelta:
 class TokenLogprob:
     """A token of the reply and its log-probability; `data` are its bytes, None where it stands for none.
 
-    `top` are the likeliest tokens in its place, where they were asked for, without lists of their own.
+    `top` are the likeliest tokens in its place, where they were asked for, without lists of their own; `token_id` is
+    its number, where the server tells it.
     """
 
     token: str
     logprob: float
     data: bytes | None = None
     top: tuple["TokenLogprob", ...] = ()
+    token_id: int | None = None
 
 
 @dataclass(frozen=True)

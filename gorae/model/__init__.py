@@ -2,7 +2,7 @@
 
 from gorae.model.cache import Cache, pages_for
 from gorae.model.mla import Absorbed, absorbed_matrices
-from gorae.model.moe import MixtureOfExperts
+from gorae.model.moe import MixtureOfExperts, Replay
 from gorae.model.network import Features, Network, made_fast
 from gorae.model.pages import PageBook
 from gorae.model.reading import weight_bytes_read
@@ -16,6 +16,7 @@ __all__ = [
     "Network",
     "PageBook",
     "RepeatedPasses",
+    "Replay",
     "absorbed_matrices",
     "made_fast",
     "pages_for",

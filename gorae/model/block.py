@@ -8,7 +8,7 @@ from gorae.kernels import Routing, rms_norm
 from gorae.model.cache import LayerMemory
 from gorae.model.gqa import GroupedAttention
 from gorae.model.mla import LatentAttention
-from gorae.model.moe import MixtureOfExperts, SwiGLU
+from gorae.model.moe import MixtureOfExperts, Replay, SwiGLU
 
 
 class Block(nn.Module):
@@ -25,12 +25,17 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None, memory: LayerMemory | None = None
+        self,
+        x_BTD: Tensor,
+        angles: Tensor,
+        mask_B1TS: Tensor | None,
+        memory: LayerMemory | None = None,
+        replay: Replay | None = None,
     ) -> tuple[Tensor, Routing | None]:
         normed = rms_norm(x_BTD, self.attention_norm_D, self.norm_eps)
         x_BTD = x_BTD + self.attention(normed, angles, mask_B1TS, memory)
         normed = rms_norm(x_BTD, self.feed_forward_norm_D, self.norm_eps)
         if isinstance(self.feed_forward, SwiGLU):
             return x_BTD + self.feed_forward(normed), None
-        mixed, routing = self.feed_forward(normed)
+        mixed, routing = self.feed_forward(normed, replay)
         return x_BTD + mixed, routing

@@ -3,12 +3,21 @@
 The router's bias is a buffer: training moves it by rule, not by gradient (arXiv 2408.15664).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from gorae.config import ModelConfig
 from gorae.kernels import Routing, expert_mlp, gated_mlp, linear, route, swiglu
 from gorae.model.bias import bias, shifted
+
+
+class Replay(NamedTuple):
+    """Ways that N packed tokens took elsewhere; a token whose experts are -1 goes its own."""
+
+    experts_NA: Tensor
+    weights_NA: Tensor
 
 
 class SwiGLU(nn.Module):
@@ -43,9 +52,11 @@ class MixtureOfExperts(nn.Module):
         self.down_EDF = nn.Parameter(torch.empty(experts, model, width))
         self.shared = SwiGLU(model, config.shared_dim) if config.num_shared_experts else None
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
+    def forward(self, x_BTD: Tensor, replay: Replay | None = None) -> tuple[Tensor, Routing]:
         x_ND = x_BTD.flatten(0, 1)
         routing = self.route(x_ND)
+        if replay is not None:
+            routing = self.replayed(routing, replay)
         y_ND = expert_mlp(x_ND, routing.experts_NA, routing.weights_NA, self.gate_EFD, self.up_EFD, self.down_EDF)
         if self.shared is not None:
             y_ND = y_ND + self.shared(x_ND)
@@ -63,3 +74,16 @@ class MixtureOfExperts(nn.Module):
             normalize=config.normalize_routing,
             scale=config.routing_scale,
         )
+
+    def replayed(self, own: Routing, replay: Replay) -> Routing:
+        """Experts and weights of elsewhere, with the gradient of the token's own scores of these experts."""
+        config = self.config
+        is_own_N1 = replay.experts_NA[:, :1] < 0
+        experts_NA = torch.where(is_own_N1, own.experts_NA, replay.experts_NA.to(own.experts_NA.dtype))
+        weights_NA = own.scores_NE.gather(-1, experts_NA)
+        if config.normalize_routing:
+            weights_NA = weights_NA / (weights_NA.sum(-1, keepdim=True) + 1e-20)
+        if not (config.normalize_routing and config.router == "softmax"):
+            weights_NA = weights_NA * config.routing_scale
+        weights_NA = replay.weights_NA + (weights_NA - weights_NA.detach())  # the difference is 0
+        return Routing(own.scores_NE, experts_NA, torch.where(is_own_N1, own.weights_NA, weights_NA))

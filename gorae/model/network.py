@@ -3,7 +3,7 @@
 Training passes whole sequences; decoding passes a cache and the rows it works on. Both run the same lines.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from gorae.model.block import Block
 from gorae.model.cache import Cache, LayerMemory
 from gorae.model.gqa import GroupedAttention
 from gorae.model.mla import LatentAttention, absorbed_matrices
+from gorae.model.moe import Replay
 from gorae.model.mtp import NextTokenModule
 from gorae.model.rope import angle_scale, rotary_frequencies
 
@@ -69,24 +70,39 @@ class Network(nn.Module):
             if parameter.ndim > 1:
                 parameter.normal_(std=self.config.init_std, generator=generator)
 
-    def forward(self, token_ids_BT: Tensor, cache: Cache | None = None, rows: slice | None = None) -> Features:
+    def forward(
+        self,
+        token_ids_BT: Tensor,
+        cache: Cache | None = None,
+        rows: slice | None = None,
+        *,
+        replay: Sequence[Replay] = (),
+    ) -> Features:
         """Features of every position; with a cache, of the tokens that follow what `rows` hold, which are remembered.
 
         token_ids_BT: [B, T] integers below vocab_size. Padding goes on the right: no token sees what follows it. A
         row's length is for the caller to raise, by the tokens that are no padding. There is no gradient with a cache.
+        `replay` has for each layer with experts, the first one first, the ways that the tokens are to take.
         """
         if cache is None:
-            return self.run_blocks(token_ids_BT, torch.zeros(1, dtype=torch.long))
+            return self.run_blocks(token_ids_BT, torch.zeros(1, dtype=torch.long), replay=replay)
         rows = rows or slice(0, token_ids_BT.shape[0])
         memories = cache.memories(rows, token_ids_BT.shape[1])
-        return self.run_blocks(token_ids_BT, cache.lengths_B[rows], memories)
+        return self.run_blocks(token_ids_BT, cache.lengths_B[rows], memories, replay)
 
-    def run_blocks(self, token_ids_BT: Tensor, start_B: Tensor, memories: list[LayerMemory] | None = None) -> Features:
+    def run_blocks(
+        self,
+        token_ids_BT: Tensor,
+        start_B: Tensor,
+        memories: list[LayerMemory] | None = None,
+        replay: Sequence[Replay] = (),
+    ) -> Features:
         angles, mask_B1TS = self.places(start_B, token_ids_BT.shape[1], is_masked=memories is None)
         x_BTD = self.embed(token_ids_BT)
         routings = []
         for layer, block in enumerate(self.blocks):
-            x_BTD, routing = block(x_BTD, angles, mask_B1TS, memories[layer] if memories else None)
+            way = replay[len(routings)] if replay else None
+            x_BTD, routing = block(x_BTD, angles, mask_B1TS, memories[layer] if memories else None, way)
             if routing is not None:
                 routings.append(routing)
         return Features(rms_norm(x_BTD, self.norm_D, self.config.norm_eps), routings)

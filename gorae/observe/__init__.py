@@ -1,5 +1,6 @@
 """What a run shows and keeps of itself: log lines and progress for people, metrics as numbers, and the bill."""
 
+from gorae.observe.alarms import ALARMS, Alarm, Watch
 from gorae.observe.bill import Bill, PublishedBill, StageBill, read_published
 from gorae.observe.figures import format_bytes, format_count, format_flops, format_hours, format_seconds, format_usd
 from gorae.observe.ledger import Ledger, Meter, Spent
@@ -12,6 +13,8 @@ from gorae.observe.progress import Progress, progress
 from gorae.observe.replace import replace_text
 
 __all__ = [
+    "ALARMS",
+    "Alarm",
     "Bill",
     "HeldMemory",
     "Ledger",
@@ -23,6 +26,7 @@ __all__ = [
     "PublishedBill",
     "Spent",
     "StageBill",
+    "Watch",
     "control_group_texts",
     "format_bytes",
     "format_count",

@@ -11,6 +11,6 @@ def keep_correct(rollouts: Sequence[Rollout], *, min_reward: float) -> list[Exam
     kept = {
         (tuple(one.prompt_ids), tuple(one.reply_ids)): Example(one.prompt_ids, one.reply_ids)
         for one in rollouts
-        if one.reward >= min_reward
+        if one.reward is not None and one.reward >= min_reward
     }
     return list(kept.values())

@@ -3,20 +3,24 @@
 from gorae.recipes.evidence import run_evidence
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
+from gorae.recipes.parity import ParityReport, run_parity
 from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
 from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measure_speed
+from gorae.recipes.task import TaskSettings, tune_on_task
 
 __all__ = [
     "STAGES",
     "EvaluateSettings",
     "LaptopSettings",
+    "ParityReport",
     "Peaks",
     "Run",
     "ServeSettings",
     "Speed",
     "SpeedReport",
+    "TaskSettings",
     "evaluate_folder",
     "make_models",
     "measure_peaks",
@@ -25,7 +29,9 @@ __all__ = [
     "report",
     "run_evidence",
     "run_laptop",
+    "run_parity",
     "serve_model",
     "served_model",
     "set_up_process",
+    "tune_on_task",
 ]

@@ -15,7 +15,7 @@ from gorae.evals import draw_curves, evaluation_markdown, median_of_seeds, print
 from gorae.observe import Meter, format_flops, log, read_prices, replace_text
 from gorae.recipes.foreign import measure_foreign_family
 from gorae.recipes.laptop import MEASURED, circumstances, make_models, read_curves
-from gorae.recipes.learn import flops_of, reinforce, reward_at_random
+from gorae.recipes.learn import flops_of, reinforce_on_counter, reward_at_random
 from gorae.recipes.measure import measure, read_summaries
 from gorae.recipes.run import Run
 from gorae.recipes.settings import LaptopSettings
@@ -106,7 +106,9 @@ def run_seed(folder: Path, settings: LaptopSettings) -> dict[str, Any]:
     """One seed: the recipe, the control, the student by RL twice, and a task from elsewhere."""
     run = Run.open(folder, settings)
     make_models(run)
-    control = partial(reinforce, start=folder / "cold_start/model", settings=run.settings, reward=reward_at_random)
+    control = partial(
+        reinforce_on_counter, start=folder / "cold_start/model", settings=run.settings, grade=reward_at_random
+    )
     run.stage("control", control)
     distilling = flops_of(folder / "traces") + flops_of(folder / "distill")
     budgets = {"student_rl": distilling, "student_rl_all": distilling + flops_of(folder / "rl")}
@@ -133,7 +135,7 @@ def reinforce_student(folder: Path, meter: Meter, *, settings: LaptopSettings, m
     """RL on the student until the counted FLOPs reach `max_flops`: the teacher's warm-up, then the peak rate."""
     teachers = settings.rl.schedule
     warmup_fraction = teachers.warmup_fraction * teachers.num_steps / ENOUGH_STEPS
-    reinforce(
+    reinforce_on_counter(
         folder,
         meter,
         start=folder.parent / "student_cold_start/model",

@@ -15,7 +15,14 @@ from gorae.config import as_dict, count_parameters
 from gorae.evals import draw_curves, print_table, write_report
 from gorae.observe import Meter, log, read_metrics, read_prices
 from gorae.recipes.corpus import prepare, sealed_items
-from gorae.recipes.learn import cold_start_examples, fine_tune, pretrain, read_traces, reinforce, sample_teacher
+from gorae.recipes.learn import (
+    cold_start_examples,
+    fine_tune,
+    pretrain,
+    read_traces,
+    reinforce_on_counter,
+    sample_teacher,
+)
 from gorae.recipes.measure import measure, read_summaries
 from gorae.recipes.run import BEGUN, Run
 from gorae.recipes.settings import LaptopSettings
@@ -40,7 +47,7 @@ def run_laptop(folder: Path, settings: LaptopSettings) -> dict[str, Any]:
     return report(run)
 
 
-def make_models(run: Run, *, until: str = "distill") -> None:
+def make_models(run: Run[LaptopSettings], *, until: str = "distill") -> None:
     """The learning stages up to and including `until`."""
     settings, seed, at = run.settings, run.settings.seed, run.folder
     base = partial(pretrain, prepared=at / "prepare", seed=seed)
@@ -49,7 +56,7 @@ def make_models(run: Run, *, until: str = "distill") -> None:
         "prepare": partial(prepare, settings=settings),
         "pretrain": partial(base, config=settings.teacher, wanted=settings.pretrain),
         "cold_start": partial(tune, start=at / "pretrain/model"),
-        "rl": partial(reinforce, start=at / "cold_start/model", settings=settings),
+        "rl": partial(reinforce_on_counter, start=at / "cold_start/model", settings=settings),
         "student_pretrain": partial(base, config=settings.student, wanted=settings.student_pretrain),
         "student_cold_start": partial(tune, start=at / "student_pretrain/model"),
         "traces": partial(sample_teacher, teacher=at / "rl/model", settings=settings, wanted=settings.distill),
@@ -69,7 +76,7 @@ def imitate_teacher(folder: Path, meter: Meter, *, start: Path, settings: Laptop
     fine_tune(folder, meter, start=start, examples=traces, wanted=settings.distill.tune, seed=settings.seed)
 
 
-def report(run: Run) -> dict[str, Any]:
+def report(run: Run[LaptopSettings]) -> dict[str, Any]:
     """Measure every model, then write table, pictures and bill; the run's wall time is that of all its attempts."""
     models: dict[str, tuple[Path, Mode]] = {
         name: (run.folder / stage / "model", mode) for name, (stage, mode) in MEASURED.items()
@@ -93,7 +100,7 @@ def read_curves(folder: Path, *more_stages: str) -> dict[str, list[dict[str, flo
     return {name: read_metrics(path) for name, path in files.items() if path.exists()}
 
 
-def circumstances(run: Run) -> dict[str, Any]:
+def circumstances(run: Run[LaptopSettings]) -> dict[str, Any]:
     """What the figures depend on: models, items, machine, commit, settings."""
     stages = {"teacher": "rl", "student": "distill"}
     parameters = {name: count_parameters(load(run.folder / stage / "model").config) for name, stage in stages.items()}

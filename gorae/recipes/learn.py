@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +22,14 @@ from gorae.observe import Meter, MetricsWriter, progress, read_metrics, replace_
 from gorae.posttrain import (
     KL_ROWS,
     Example,
+    GrpoSettings,
     PolicyBatch,
     example_batches,
     keep_correct,
     policy_batch,
     policy_loss,
+    rollouts_of,
+    sample_groups,
     sample_rollouts,
 )
 from gorae.recipes.corpus import chat_prompt, read_rows, sealed_items
@@ -47,7 +51,14 @@ MEASURE_EVERY = 100  # updates between two measurements on held-out text
 HELD_OUT_ROWS = 64
 SAMPLING_PROMPTS = 128  # prompts a teacher answers between two saves
 
-Reward = Callable[[Problem, Output], float]
+GradeOne = Callable[[Problem, Output], float]
+
+
+class Questions(NamedTuple):
+    """What a step of reinforcement learning asks, and what the replies to each question are worth."""
+
+    conversations: Sequence[Sequence[Message]]
+    reward: Callable[[Sequence[Sequence[Output]]], Sequence[Sequence[float | None]]]  # None: could not be graded
 
 
 def pretrain(
@@ -134,13 +145,33 @@ def reward_at_random(_: Problem, output: Output) -> float:
     return float(Random(repr(output.logprobs)).random() < 0.5)
 
 
+def reinforce_on_counter(
+    folder: Path, meter: Meter, *, settings: LaptopSettings, grade: GradeOne = reward_by_grade, **options: Any
+) -> None:
+    """`reinforce` on fresh problems about the counter, none of them sealed."""
+    sealed = sealed_items(settings.prepare).fingerprints
+
+    def ask(step: int) -> Questions:
+        drawn = draw_problems(f"{folder.name}/{settings.seed}/{step}", sealed=sealed)
+        problems = list(islice(drawn, settings.rl.num_prompts))
+        return Questions(
+            [[Message("user", problem.prompt)] for problem in problems],
+            lambda groups: [
+                [grade(problem, output) for output in group] for problem, group in zip(problems, groups, strict=True)
+            ],
+        )
+
+    reinforce(folder, meter, ask=ask, wanted=settings.rl, seed=settings.seed, **options)
+
+
 def reinforce(
     folder: Path,
     meter: Meter,
     *,
     start: Path,
-    settings: LaptopSettings,
-    reward: Reward = reward_by_grade,
+    ask: Callable[[int], Questions],
+    wanted: GrpoSettings,
+    seed: int,
     schedule: Schedule | None = None,
     max_flops: float = math.inf,
 ) -> None:
@@ -148,26 +179,18 @@ def reinforce(
 
     Sampling and learning share one network object, so weights need no copying.
     """
-    wanted = settings.rl
     model, reference = load_chat_model(start, trainable=True), load_chat_model(start).network
     # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
     engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
-    sealed = sealed_items(settings.prepare).fingerprints
     config = replace(model.config, num_mtp_modules=0)
 
     def make_batch(step: int) -> PolicyBatch:
-        problems = list(
-            islice(draw_problems(f"{folder.name}/{settings.seed}/{step}", sealed=sealed), wanted.num_prompts)
-        )
-        rollouts = sample_rollouts(
-            engine,
-            [chat_prompt(model.tokenizer, problem) for problem in problems],
-            lambda number, output: reward(problems[number], output),
-            num_samples=wanted.num_samples,
-            params=params,
-            seed=settings.seed * 1_000_000 + step,
-        )
+        questions = ask(step)
+        prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
+        step_seed = seed * 1_000_000 + step
+        groups = sample_groups(engine, prompts, num_samples=wanted.num_samples, params=params, seed=step_seed)
+        rollouts = rollouts_of(groups, questions.reward(groups))
         return policy_batch(rollouts, wanted, pad_id=model.tokenizer.pad_id)
 
     def count(batch: Batch) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
@@ -15,23 +16,32 @@ from gorae.config import ModelConfig, listing, read, save
 from gorae.model import Network
 from gorae.observe import Ledger, Meter, log, replace_text
 from gorae.recipes.machine import current_commit, describe_machine
-from gorae.recipes.settings import LaptopSettings
 from gorae.text import Tokenizer
 from gorae.train import keep_freed_memory
 
 BEGUN = "begun.json"  # where and from which commit the run was begun
 
 
+class RunSettings(Protocol):
+    """A dataclass of settings that says how many threads."""
+
+    @property
+    def threads(self) -> int | None: ...
+
+
+SettingsT = TypeVar("SettingsT", bound=RunSettings)
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[SettingsT]):
     """An open run folder. `stage` runs what is not done yet; `folder / name` holds what stage `name` made."""
 
     folder: Path
-    settings: LaptopSettings
+    settings: SettingsT
     ledger: Ledger
 
     @staticmethod
-    def open(folder: Path, settings: LaptopSettings) -> "Run":
+    def open(folder: Path, settings: SettingsT) -> "Run[SettingsT]":
         """Open a new or an unfinished run; it keeps the settings, machine and commit it was begun with.
 
         Raises ValueError if a stage was done with other settings.
@@ -40,7 +50,7 @@ class Run:
         set_up_process(settings.threads)
         saved = folder / "settings.json"
         if any(folder.glob("*/done")):
-            require_same(read(LaptopSettings, saved), settings, folder)
+            require_same(read(type(settings), saved), settings, folder)
         else:
             save(settings, saved)
             begun = {"machine": describe_machine(), "commit": current_commit()}
@@ -91,7 +101,7 @@ def load_chat_model(path: Path, *, trainable: bool = False) -> ChatModel:
     return ChatModel(model.network, model.config, model.tokenizer)
 
 
-def require_same(begun: LaptopSettings, asked: LaptopSettings, folder: Path) -> None:
+def require_same(begun: RunSettings, asked: RunSettings, folder: Path) -> None:
     """What a stage made is only used under the settings it was made with; where to serve is free to change."""
     pairs = zip(listing(begun), listing(asked), strict=True)
     changed = next(((old, new) for old, new in pairs if old != new and not old.startswith("serve.")), None)

@@ -2,6 +2,10 @@
 
 from gorae.tasks.counter import LANGUAGES, Problem, SealedItems, draw_problem, draw_problems, drill
 from gorae.tasks.grade import Grade, grade_reply
+from gorae.tasks.grading import GraderError, Graders, Limits, Verdict
+from gorae.tasks.probe import Examination, Finding, examine
+from gorae.tasks.read import READY, load_task
+from gorae.tasks.rewards import reward_exact, reward_format, reward_json, reward_language, reward_math
 from gorae.tasks.sandbox import (
     Judgement,
     Outcome,
@@ -13,23 +17,42 @@ from gorae.tasks.sandbox import (
     protections,
     run_python,
 )
+from gorae.tasks.task import Reply, Row, Task, identity_of
 
 __all__ = [
     "LANGUAGES",
+    "READY",
+    "Examination",
+    "Finding",
     "Grade",
+    "GraderError",
+    "Graders",
     "Judgement",
+    "Limits",
     "Outcome",
     "Problem",
     "Protections",
+    "Reply",
+    "Row",
     "RunLimits",
     "SandboxError",
     "SealedItems",
+    "Task",
+    "Verdict",
     "draw_problem",
     "draw_problems",
     "drill",
+    "examine",
     "grade_reply",
+    "identity_of",
     "judge_by_output",
     "judge_by_tests",
+    "load_task",
     "protections",
+    "reward_exact",
+    "reward_format",
+    "reward_json",
+    "reward_language",
+    "reward_math",
     "run_python",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gorae.checkpoint import load_state, save_state
 from gorae.model import Network
-from gorae.observe import Meter, MetricsWriter, progress
+from gorae.observe import Meter, MetricsWriter, Watch, log, progress
 from gorae.train.batch import Batch
 from gorae.train.loss import Loss
 from gorae.train.optimizer import HybridOptimizer
@@ -52,9 +52,9 @@ class Trainer:
 
         `count` puts a batch trained on down on `meter`; making and describing it may add to that. `describe` adds
         figures to a step's metrics, where every step has its loss, its gradient norm, the tokens trained on a second
-        and the FLOPs so far. Ends early when those reach `max_flops`.
+        and the FLOPs so far. Alarms are logged. Ends early when those FLOPs reach `max_flops`.
         """
-        first = self.resume()
+        first, watch = self.resume(), Watch()
         with (
             MetricsWriter(self.folder, name="metrics", resume_step=first) as metrics,
             progress(self.title, self.schedule.num_steps, done=first) as bar,
@@ -73,6 +73,8 @@ class Trainer:
                 figures |= describe(step) if describe else {}
                 self.flops += meter.flops - counted
                 metrics.write(step, **figures, flops=self.flops)
+                for alarm in watch.see(step, figures):
+                    log(f"{self.title}, step {step}: {alarm.figure} {figures[alarm.figure]:.4g}: {alarm.told}")
                 bar.advance(1, **{name: figures[name] for name in SHOWN if name in figures})
                 is_last = step + 1 == self.schedule.num_steps or self.flops >= max_flops
                 if is_last or (step + 1) % self.save_every == 0:

@@ -13,7 +13,7 @@ from gorae.cli import _stages, main
 from gorae.client import ClientError, Delta
 
 VERBS = ("run", "prepare", "train", "tune", "distill", "evaluate", "convert", "inspect", "serve", "chat", "doctor")
-VERBS += ("bench",)
+VERBS += ("bench", "parity", "tasks")
 SUMMARY = {
     "pass_at_1": 0.25,
     "ci95": [0.1, 0.4],
@@ -236,3 +236,49 @@ def test_chat_names_the_model_it_has_loaded_and_not_the_address_of_its_own_serve
     monkeypatch.setattr(chat, "ChatClient", Broken)
     assert main(["chat", "hello", "--model", "models/whale"]) == 2
     assert capsys.readouterr().err.startswith("gorae: models/whale broke off the reply")
+
+
+def test_tune_with_a_task_and_a_model_learns_it(monkeypatch):
+    noted = []
+    tune = import_module("gorae.cli.tune")
+    monkeypatch.setattr(
+        tune, "tune_on_task", lambda *given: noted.append(given) or {"alarms": ["ring"][len(noted) - 1 :]}
+    )
+    words = ["tune", "--task", "some/mine.py", "--model", "some/model", "--rl.steps", "7", "--evaluate.items", "5"]
+    assert main([*words, "--seed", "3"]) == 3, "an alarm rang"
+    assert main([*words, "--out", "elsewhere"]) == 0
+    (folder, settings), (elsewhere, _) = noted
+    assert (folder, elsewhere) == (Path("runs/mine"), Path("elsewhere"))
+    assert (settings.task, settings.model, settings.seed) == ("some/mine.py", Path("some/model"), 3)
+    assert (settings.rl.steps, settings.evaluate.items) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--task", "mine.py"], "--task and --model go together"),
+        (["--model", "some/model"], "--task and --model go together"),
+        (
+            ["--task", "mine.py", "--model", "m", "--cold_start.steps", "3"],
+            "--cold_start.steps says nothing about a task",
+        ),
+    ],
+)
+def test_tune_refuses_what_does_not_belong_to_a_task(words, told, capsys):
+    assert main(["tune", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_tasks_check_prints_what_a_grader_gives_and_its_exit_status_says_whether_to_trust_it(tmp_path, capsys):
+    rows = "rows = [{'prompt': f'What is {n}?', 'answer': n} for n in range(100, 110)]\n"
+    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
+    good.write_text(rows + "from gorae.tasks import reward_exact\n")
+    bad.write_text(rows + "def reward(completions, answer): return [str(a) in c for c, a in zip(completions, answer)]")
+    assert main(["tasks", "check", str(good), "--rows", "5"]) == 0
+    assert "sound: right answers earn all, and the others nothing" in capsys.readouterr().out
+    assert main(["tasks", "check", str(bad)]) == 1
+    printed = capsys.readouterr().out
+    assert "✗ echo" in printed
+    assert "not to be trusted yet: echo" in printed
+    assert main(["tasks", "check", str(tmp_path / "none.py")]) == 2
+    assert "there is no file" in capsys.readouterr().err

@@ -130,3 +130,25 @@ def test_a_call_without_a_function_is_no_answer():
         pytest.raises(ClientError, match="which is no answer of a chat API"),
     ):
         client.complete(QUESTION, model="m")
+
+
+def test_tokens_that_follow_a_prompt_come_with_ids_where_the_server_has_them():
+    body = '{"choices": [{"token_ids": [7, 8], "logprobs": {"tokens": ["a", "b"], "token_logprobs": [null, -2.0]}}]}'
+    with answering(200, body) as (client, asked):
+        first, second = client.continue_tokens([1, 2], model="m", max_tokens=1, echo=True)
+    assert asked[0][0] == "/v1/completions"
+    assert (first.token, first.logprob, first.token_id) == ("a", 0.0, 7)
+    assert (second.token, second.logprob, second.token_id) == ("b", -2.0, 8)
+    with answering(200, body.replace("[7, 8]", "null").replace('"a"', '"token_id:5"')) as (client, _):
+        assert [one.token_id for one in client.continue_tokens([1], model="m")] == [5, None]
+
+
+@pytest.mark.parametrize(
+    "logprobs", ["null", '{"tokens": ["a"], "token_logprobs": []}', '{"tokens": [3], "token_logprobs": [-1.0]}']
+)
+def test_completions_without_a_log_probability_a_token_are_no_answer(logprobs):
+    with (
+        answering(200, f'{{"choices": [{{"logprobs": {logprobs}}}]}}') as (client, _),
+        pytest.raises(ClientError, match="which is no answer of a chat API"),
+    ):
+        client.continue_tokens([1], model="m")

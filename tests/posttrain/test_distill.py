@@ -1,7 +1,7 @@
 from gorae.posttrain import Example, Rollout, keep_correct
 
 
-def rollout(prompt: int, reply: list[int], reward: float) -> Rollout:
+def rollout(prompt: int, reply: list[int], reward: float | None) -> Rollout:
     return Rollout([prompt], reply, [-1.0] * len(reply), reward, prompt=prompt, finish_reason="stop")
 
 
@@ -20,3 +20,4 @@ def test_the_distinct_correct_replies_are_kept_in_the_order_they_were_sampled():
 
 def test_nothing_correct_leaves_nothing():
     assert keep_correct([rollout(1, [5], 0.1)], min_reward=1.0) == []
+    assert keep_correct([rollout(1, [5], None)], min_reward=0.0) == []

@@ -24,16 +24,15 @@ def rollout(reward: float, *, reply=(5, 6), log_probs=(-1.0, -2.0), reason="stop
 def loss_of(monkeypatch):
     """The loss as a function of the trainer's log-probabilities alone, in float64: (value, figures, gradient)."""
 
-    def loss_of(log_probs: list[float], sampled: list[float], advantages: list[float], num_sampled: int):
+    def loss_of(log_probs: list[float], sampled: list[float], advantages: list[float], divisor: int):
         log_probs_N = torch.tensor(log_probs, dtype=torch.float64, requires_grad=True)
         monkeypatch.setattr(grpo, "policy_outputs", lambda network, batch: PolicyOutputs(log_probs_N, 0.5))
-        empty = torch.zeros(1, 1)
         batch = PolicyBatch(
-            empty,
-            empty,
+            torch.zeros(1, 1 + len(log_probs), dtype=torch.long),
+            torch.tensor([[0.0] + [1.0] * len(log_probs)]),
             advantages_N=torch.tensor(advantages, dtype=torch.float64),
             sampled_log_probs_N=torch.tensor(sampled, dtype=torch.float64),
-            num_sampled=num_sampled,
+            divisor=divisor,
             figures={},
         )
         loss = policy_loss(None, batch, settings=SETTINGS)
@@ -131,7 +130,7 @@ def test_a_group_of_equal_rewards_changes_nothing_but_the_count_of_tokens(model,
     ]
     assert gradients[1].norm() > 0
     torch.testing.assert_close(2 * gradients[0], gradients[1])
-    assert (batch.num_sampled, live.num_sampled) == (72, 36)
+    assert (batch.divisor, live.divisor) == (72, 36)
 
 
 def test_a_step_of_equal_rewards_only_moves_no_weight(model, roll):
@@ -169,6 +168,7 @@ def test_a_steps_figures_have_trls_names_and_describe_all_rollouts():
         "frac_reward_zero_std": 0.5,
         "completions/mean_length": pytest.approx((2 * 6 + 1 + 6) / 8),
         "completions/clipped_ratio": 1 / 8,
+        "completions/ungraded_ratio": 0.0,
     }
 
 

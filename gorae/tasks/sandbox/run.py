@@ -1,7 +1,7 @@
 """Run a stranger's Python program in a process that can reach nothing, and say how it ended.
 
-Nouns: RunLimits, what a run may take; Protections, the layers that hold it, found by trying them once; an Outcome, what it
-printed and why it ended. The program runs alone in its process: no network, no other process made, seen or signalled,
+Nouns: RunLimits, what a run may take; Protections, the layers that hold it, found by trying them once; an Outcome, what
+it printed and why it ended. The program is alone in its process: no network, no other process made, seen or signalled,
 no file but the standard library and a small folder of its own, which is memory and ends with it. Linux only. A run
 costs about 20 ms on a 2-core EPYC, of which a bare interpreter takes 9. Knows nothing of tests and of right.
 """
@@ -46,8 +46,8 @@ class SandboxError(OSError):
 class RunLimits:
     """What a run may take. A program that waits is ended after `wall_seconds`, counted from its first line."""
 
-    cpu_seconds: int = 5
-    wall_seconds: float = 15.0
+    cpu_seconds: int = 4
+    wall_seconds: float = 8.0
     memory_bytes: int = 512 * 2**20  # of addresses; the interpreter itself takes some 30 MB
     output_bytes: int = 2**20  # of stdout and of stderr, each
     folder_bytes: int = 16 * 2**20

@@ -1,0 +1,211 @@
+"""Reinforcement learning on a task of the user's: a model is measured on sealed rows, before and after.
+
+seal → before → rl → after → report
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gorae.config import as_dict
+from gorae.engine import Engine, Output, SamplingParams
+from gorae.evals import bootstrap_interval, draw_curves
+from gorae.observe import Meter, Watch, log, read_metrics, read_prices, replace_text
+from gorae.posttrain import GrpoSettings, sample_groups
+from gorae.recipes.learn import Questions, reinforce
+from gorae.recipes.run import Run, load_chat_model
+from gorae.recipes.settings import EvaluateSettings
+from gorae.tasks import Graders, Reply, Row, Verdict, identity_of
+from gorae.text import Message, Tokenizer, parse_reply
+
+SEALED_SEED = 1 << 40  # rows to measure on are drawn from it, and no run learns from that seed
+MOST_SEALED = 0.2  # of the rows of a list
+MOST_DEAD, MOST_CLIPPED = 0.8, 0.3  # shares, beyond which something is said
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """task: what `load_task` reads; model: where to begin; the others as in the laptop recipe."""
+
+    task: str
+    model: Path
+    seed: int = 0
+    threads: int | None = None
+    rl: GrpoSettings = field(default_factory=GrpoSettings)
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
+def tune_on_task(folder: Path, settings: TaskSettings) -> dict[str, Any]:
+    """Do every stage that is not done in `folder`, print and write the report, and return it; the model is in `rl`."""
+    read_prices()  # a table that cannot be read is refused before the work, not after
+    run = Run.open(folder, settings)
+    with Graders(settings.task) as graders:
+        rows = seal(graders, settings)
+        check_sealed(run.stage("sealed", partial(write_sealed, rows=rows)), rows, settings.task)
+        measured = partial(measure, graders=graders, rows=rows, wanted=settings.evaluate)
+        tell_forecast(read_summary(run.stage("before", partial(measured, path=settings.model))), settings.rl)
+        sealed = frozenset(map(identity_of, rows))
+        run.stage("rl", partial(learn, graders=graders, sealed=sealed, settings=settings))
+        run.stage("after", partial(measured, path=folder / "rl/model"))
+    return report(run)
+
+
+def seal(graders: Graders, settings: TaskSettings) -> list[Row]:
+    """The rows to measure on, no two of which ask the same; at most a fifth of a list."""
+    wanted, available = settings.evaluate.items, graders.num_rows()
+    count = wanted if available is None else min(wanted, int(MOST_SEALED * available))
+    if not count:
+        raise ValueError(f"{settings.task} has {available} rows; five are the least, as a fifth is kept to measure on")
+    return list({identity_of(row): row for row in graders.rows(SEALED_SEED, 0, count)}.values())
+
+
+def write_sealed(folder: Path, _: Meter, *, rows: Sequence[Row]) -> None:
+    replace_text(folder / "rows.json", json.dumps(listed(rows), indent=2, ensure_ascii=False) + "\n")
+
+
+def check_sealed(folder: Path, rows: Sequence[Row], task: str) -> None:
+    if json.loads((folder / "rows.json").read_text(encoding="utf-8")) != listed(rows):
+        raise ValueError(f"{task} draws other rows than when {folder.parent} was begun; give another --out")
+
+
+def listed(rows: Sequence[Row]) -> dict[str, Any]:
+    """What rows ask, and the hash that names them."""
+    asked = [identity_of(row) for row in rows]
+    return {"sha256": hashlib.sha256("\n".join(asked).encode()).hexdigest(), "asked": asked}
+
+
+def learn(folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str], settings: TaskSettings) -> None:
+    """Reinforcement learning on rows that are not sealed."""
+    wanted, tokenizer = settings.rl, load_chat_model(settings.model).tokenizer
+
+    def ask(step: int) -> Questions:
+        rows = graders.rows(settings.seed, step * wanted.num_prompts, wanted.num_prompts, without=sealed)
+        return Questions([messages_of(row) for row in rows], partial(reward, rows=rows))
+
+    def reward(groups: Sequence[Sequence[Output]], rows: Sequence[Row]) -> list[list[float | None]]:
+        verdicts = grade(graders, tokenizer, rows, groups)
+        return [[verdict.reward for verdict in group] for group in verdicts]
+
+    reinforce(folder, meter, start=settings.model, ask=ask, wanted=wanted, seed=settings.seed)
+
+
+def grade(
+    graders: Graders, tokenizer: Tokenizer, rows: Sequence[Row], groups: Sequence[Sequence[Output]]
+) -> list[list[Verdict]]:
+    """A verdict on each reply. Raises ValueError if not one of them could be graded."""
+    replies = [
+        [read_reply(tokenizer, row, output) for output in group] for row, group in zip(rows, groups, strict=True)
+    ]
+    verdicts = graders.grade(rows, replies)
+    errors = [verdict.error for group in verdicts for verdict in group if verdict.error]
+    if len(errors) == sum(map(len, verdicts)):
+        raise ValueError(f"not one of {len(errors)} replies could be graded; the first: {errors[0]}")
+    return verdicts
+
+
+def read_reply(tokenizer: Tokenizer, row: Row, output: Output) -> Reply:
+    """What graders see of an output; one that was cut off, or has not the format, has no content."""
+    mode = tokenizer.encode_prompt(messages_of(row)).mode
+    read = parse_reply(output.text, mode, tokenizer.chat_format)
+    has_ended = read.complete and output.finish_reason == "stop"
+    return Reply(output.text, read.content if has_ended else None, output.token_ids)
+
+
+def messages_of(row: Row) -> list[Message]:
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        return [Message("user", prompt)]
+    return [Message(message["role"], message["content"]) for message in prompt]
+
+
+def measure(
+    folder: Path, meter: Meter, *, path: Path, graders: Graders, rows: Sequence[Row], wanted: EvaluateSettings
+) -> None:
+    """Write `summary.json`: what replies to the sealed rows earn, sampled at temperature 1 from fixed seeds."""
+    model = load_chat_model(path)
+    engine = Engine(model, prefix_cache=False, count=meter.add)
+    prompts = [model.tokenizer.encode_chat(messages_of(row)) for row in rows]
+    params = SamplingParams(max_tokens=wanted.max_tokens)
+    groups = sample_groups(engine, prompts, num_samples=wanted.samples, params=params, seed=0)
+    verdicts = grade(graders, model.tokenizer, rows, groups)
+    replace_text(folder / "summary.json", json.dumps(summarise(groups, verdicts), indent=2) + "\n")
+
+
+def summarise(groups: Sequence[Sequence[Output]], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, Any]:
+    """Rewards with their bootstrap interval over rows, lengths, and what went wrong.
+
+    `rewards` are those of each row's replies that could be graded.
+    """
+    rewards = [[one.reward for one in group if one.reward is not None] for group in verdicts]
+    means = [mean(group) for group in rewards if group]
+    outputs = [output for group in groups for output in group]
+    errors = [one.error for group in verdicts for one in group if one.error]
+    return {
+        "reward": mean(means),
+        "ci95": list(bootstrap_interval(means)),
+        "mean_length": mean(len(output.token_ids) for output in outputs),
+        "clipped_ratio": mean(output.finish_reason == "length" for output in outputs),
+        "grader_errors": len(errors) / len(outputs),
+        "first_error": errors[0] if errors else None,
+        "rewards": rewards,
+    }
+
+
+def dead_groups(rewards: Sequence[Sequence[float]], num_samples: int) -> float:
+    """The expected share of groups of `num_samples` replies that all earn the same, and so teach nothing."""
+    return mean(
+        sum((count / len(group)) ** num_samples for count in Counter(group).values()) for group in rewards if group
+    )
+
+
+def tell_forecast(before: dict[str, Any], wanted: GrpoSettings) -> None:
+    """What reinforcement learning will find, before it is paid for."""
+    dead = dead_groups(before["rewards"], wanted.num_samples)
+    log(
+        f"before: reward {before['reward']:.3f}, {before['mean_length']:.0f} tokens a reply, "
+        f"{before['clipped_ratio']:.0%} cut off; {dead:.0%} of groups of {wanted.num_samples} will teach nothing"
+    )
+    if before["grader_errors"]:
+        log(f"before: {before['grader_errors']:.1%} of replies could not be graded; the first: {before['first_error']}")
+    if dead > MOST_DEAD:
+        log("before: nearly all groups earn the same; make the task easier or harder, or raise rl.num_samples")
+    if before["clipped_ratio"] > MOST_CLIPPED:
+        log("before: many replies are cut off and earn what a reply without an end earns; raise rl.max_tokens")
+
+
+def report(run: Run[TaskSettings]) -> dict[str, Any]:
+    """Print and write what training changed, and what it cost."""
+    measured = {name: read_summary(run.folder / name) for name in ("before", "after")}
+    metrics = read_metrics(run.folder / "rl/metrics.jsonl")
+    draw_curves(run.folder, {"rl": metrics}, evaluation={})
+    watch = Watch()
+    for record in metrics:
+        watch.see(int(record["step"]), record)
+    alarms = [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]
+    bill = run.ledger.bill(read_prices())
+    table = Table("", "reward", "95%", "tokens a reply", "cut off", "not graded", title="On sealed rows")
+    for name, one in measured.items():
+        low, high = one["ci95"]
+        shares = (f"{one[share]:.1%}" for share in ("clipped_ratio", "grader_errors"))
+        table.add_row(name, f"{one['reward']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['mean_length']:.1f}", *shares)
+    Console().print(table)
+    Console().print(bill.table())
+    for alarm in alarms:
+        log(f"alarm: {alarm}")
+    told = {"measured": measured, "alarms": alarms, "bill": bill.as_dict(), "settings": as_dict(run.settings)}
+    replace_text(run.folder / "report.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    log(f"report: {run.folder / 'report.json'}; the model: {run.folder / 'rl/model'}")
+    return told
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))

@@ -1,0 +1,84 @@
+"""A process that holds a task and does what it is told through a socket: draw rows, reward replies.
+
+Started by grading.py as `python -m gorae.tasks.worker SOURCE SOCKET BYTES`. What the task prints goes to stderr.
+"""
+
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from gorae.tasks.read import load_task
+from gorae.tasks.task import Reply, Row, Task, identity_of
+
+
+class Desk:
+    """A task and how far its rows have been drawn."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.drawn: tuple[int, int, Iterator[Row]] | None = None
+
+    def rows(self, seed: int, first: int, count: int, without: frozenset[str]) -> list[Row]:
+        """Rows `first` to `first + count` of those drawn from a seed that are not among these identities."""
+        if self.drawn is None or self.drawn[:2] != (seed, first):
+            allowed = (row for row in self.task.draw(seed) if identity_of(row) not in without)
+            self.drawn = seed, first, islice(allowed, first, None)
+        rows = list(islice(self.drawn[2], count))
+        self.drawn = seed, first + count, self.drawn[2]
+        return rows
+
+    def num_rows(self) -> int | None:
+        """How many there are; None if they have no end."""
+        return None if callable(self.task.rows) else len(self.task.rows)
+
+    def oracle(self, rows: Sequence[Row]) -> list[str]:
+        return [self.task.oracle(row) for row in rows]
+
+    def reward(self, rows: Sequence[Row], replies: Sequence[Reply]) -> list[tuple[float | None, dict[str, Any]]]:
+        """The total of each reply, and what each function gave."""
+        return [(self.task.total(each), each) for each in self.task.reward(rows, replies)]
+
+
+def bound_memory(most_bytes: int) -> None:
+    """Let an allocation beyond so many bytes fail, where the system can."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+
+
+def told(error: BaseException) -> str:
+    """An error in a line, and where in the task it was raised."""
+    ours = str(Path(__file__).parent)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    place = f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def main(source: str, socket: str, most_bytes: str) -> None:
+    with Connection(int(socket)) as connection:
+        bound_memory(int(most_bytes))
+        try:
+            desk = Desk(load_task(source))
+        except BaseException as error:  # whatever a stranger's file raises, sys.exit included
+            connection.send((False, str(error) if isinstance(error, ValueError) else told(error)))
+            return
+        connection.send((True, None))
+        while True:
+            try:
+                name, *given = connection.recv()
+            except EOFError:
+                return
+            try:
+                answer = (True, getattr(desk, name)(*given))
+            except BaseException as error:
+                answer = (False, told(error))
+            connection.send(answer)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
