@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from gorae.tasks import Graders, Reply
 from gorae.tasks.sandbox import (
     Protections,
     RunLimits,
@@ -884,3 +885,23 @@ def test_tests_that_can_not_judge_are_an_error_and_no_verdict(tests, fault):
 def test_the_modules_a_test_takes_for_granted_are_pythons_own():
     fake = "class math:\n    isclose = lambda *_: True\ndef f(x): return 0"
     assert not judge_by_tests(fake, "assert math.isclose(f(1), 2.5)").passed
+
+
+@needs_sandbox
+def test_it_is_a_reward_in_the_process_of_a_grader(tmp_path):
+    task = tmp_path / "squares.py"
+    task.write_text(
+        """
+from gorae.tasks import RunLimits, judge_by_tests
+
+rows = [{"prompt": "Write f that squares.", "tests": "assert f(3) == 9", "answer": "f = lambda x: x * x"}] * 5
+
+def reward(contents, tests):
+    pairs = zip(contents, tests)
+    return [float(judge_by_tests(code, test, limits=RunLimits(cpu_seconds=1)).passed) for code, test in pairs]
+"""
+    )
+    answers = ["def f(x): return x * x", "def f(x): return x", "import os; os._exit(0)", "def f(x):\n    while 1: pass"]
+    with Graders(str(task)) as graders:
+        verdicts = graders.grade(graders.rows(0, 0, 1), [[Reply(text, text) for text in answers]])
+    assert [verdict.reward for verdict in verdicts[0]] == [1.0, 0.0, 0.0, 0.0]
