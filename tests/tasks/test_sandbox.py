@@ -433,10 +433,12 @@ def test_where_there_is_no_sandbox_it_refuses_and_says_why(unprotected):
             refused()
 
 
-def test_whoever_allows_it_runs_without_a_sandbox(unprotected):
+def test_whoever_allows_it_runs_without_a_sandbox_and_is_told_once(unprotected, capsys):
+    running._say_once.cache_clear()
     assert run_python("print(1)", allow_unprotected=True).stdout == "1\n"
     assert judge_by_output("print(1)", [("", "1")], allow_unprotected=True).passed
     assert judge_by_tests("def f(): return 1", "assert f() == 1", allow_unprotected=True).passed
+    assert capsys.readouterr().err.count("without enough protection; in force: nothing; the moon") == 1
 
 
 def test_layers_are_enough_only_if_they_hide_files_filter_calls_and_limit():

@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from gorae.observe import log
 from gorae.tasks.sandbox.system_calls import MACHINES, call_filter
 
 Reason = Literal["ended", "time", "memory", "output", "killed"]
@@ -121,13 +122,21 @@ def protections() -> Protections:
 def usable_protections(*, allow_unprotected: bool = False) -> Protections:
     """What `protections()` finds. Raises SandboxError where it is not enough and that is not allowed."""
     found = protections()
-    if not found.enough and not allow_unprotected:
+    if found.enough:
+        return found
+    if not allow_unprotected:
         raise SandboxError(
             f"this machine can not hold a stranger's program; in force would be {found}. Use Linux 6.2 or newer with "
             "Landlock, or one that allows user namespaces; or pass allow_unprotected=True where the machine itself "
             "holds nothing that matters"
         )
+    _say_once(f"strangers' programs run without enough protection; in force: {found}")
     return found
+
+
+@cache
+def _say_once(message: str) -> None:
+    log(message)
 
 
 class _LayerRefusedError(SandboxError):
