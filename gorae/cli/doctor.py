@@ -82,7 +82,7 @@ def examine() -> list[Finding]:
     ]
     if torch is None:
         return findings
-    return [*findings, _kernels(), _gpu(torch), _threads(torch, num_cores), *_products(torch)]
+    return [*findings, _code_sandbox(), _kernels(), _gpu(torch), _threads(torch, num_cores), *_products(torch)]
 
 
 def usable_cores() -> float:
@@ -169,6 +169,17 @@ def _kernels() -> Finding:
         "portable": "no kernels for this processor's instruction set yet: as exact, but slower",
     }
     return Finding("kernels", in_use if in_use == "reference" else f"compiled, {in_use}", cost.get(in_use, ""))
+
+
+def _code_sandbox() -> Finding:
+    tasks = import_module("gorae.tasks")
+    try:
+        found = tasks.protections()
+    except OSError as error:
+        return Finding("code sandbox", None, f"code as an answer is refused: {error}")
+    if found.enough:
+        return Finding("code sandbox", str(found))
+    return Finding("code sandbox", None, f"code as an answer is refused, for in force would be {found}")
 
 
 def _reasoning_gym() -> Finding:

@@ -6,6 +6,17 @@ from gorae.tasks.grading import GraderError, Graders, Limits, Verdict
 from gorae.tasks.probe import Examination, Finding, examine
 from gorae.tasks.read import READY, load_task
 from gorae.tasks.rewards import reward_exact, reward_format, reward_json, reward_language, reward_math
+from gorae.tasks.sandbox import (
+    Judgement,
+    Outcome,
+    Protections,
+    RunLimits,
+    SandboxError,
+    judge_by_output,
+    judge_by_tests,
+    protections,
+    run_python,
+)
 from gorae.tasks.task import Reply, Row, Task, identity_of
 
 __all__ = [
@@ -16,10 +27,15 @@ __all__ = [
     "Grade",
     "GraderError",
     "Graders",
+    "Judgement",
     "Limits",
+    "Outcome",
     "Problem",
+    "Protections",
     "Reply",
     "Row",
+    "RunLimits",
+    "SandboxError",
     "SealedItems",
     "Task",
     "Verdict",
@@ -29,10 +45,14 @@ __all__ = [
     "examine",
     "grade_reply",
     "identity_of",
+    "judge_by_output",
+    "judge_by_tests",
     "load_task",
+    "protections",
     "reward_exact",
     "reward_format",
     "reward_json",
     "reward_language",
     "reward_math",
+    "run_python",
 ]

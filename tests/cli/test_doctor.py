@@ -31,6 +31,7 @@ def test_doctor_says_what_is_there_and_ends_well(capsys):
         "disk free",
         "GPU",
         "C++ compiler",
+        "code sandbox",
         "kernels",
     ):
         assert name in printed
