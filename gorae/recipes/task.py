@@ -93,6 +93,8 @@ def learn(folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str
 
     def reward(groups: Sequence[Sequence[Output]], first: int, rows: Sequence[Row]) -> list[list[float | None]]:
         verdicts = grade(graders, tokenizer, rows[first : first + len(groups)], groups)
+        if first == 0:  # a refill may be a single prompt
+            require_some(verdicts)
         return [[verdict.reward for verdict in group] for group in verdicts]
 
     reinforce(folder, meter, start=settings.model, ask=ask, wanted=wanted, seed=settings.seed)
@@ -101,15 +103,18 @@ def learn(folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str
 def grade(
     graders: Graders, tokenizer: Tokenizer, rows: Sequence[Row], groups: Sequence[Sequence[Output]]
 ) -> list[list[Verdict]]:
-    """A verdict on each reply. Raises ValueError if not one of them could be graded."""
+    """A verdict on each reply."""
     replies = [
         [read_reply(tokenizer, row, output) for output in group] for row, group in zip(rows, groups, strict=True)
     ]
-    verdicts = graders.grade(rows, replies)
+    return graders.grade(rows, replies)
+
+
+def require_some(verdicts: Sequence[Sequence[Verdict]]) -> None:
+    """Raise ValueError if not one reply could be graded."""
     errors = [verdict.error for group in verdicts for verdict in group if verdict.error]
     if len(errors) == sum(map(len, verdicts)):
         raise ValueError(f"not one of {len(errors)} replies could be graded; the first: {errors[0]}")
-    return verdicts
 
 
 def read_reply(tokenizer: Tokenizer, row: Row, output: Output) -> Reply:
@@ -137,6 +142,7 @@ def measure(
     params = SamplingParams(max_tokens=wanted.max_tokens)
     groups = sample_groups(engine, prompts, num_samples=wanted.samples, params=params, seed=0)
     verdicts = grade(graders, model.tokenizer, rows, groups)
+    require_some(verdicts)
     replace_text(folder / "summary.json", json.dumps(summarise(groups, verdicts), indent=2) + "\n")
 
 

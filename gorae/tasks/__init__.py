@@ -5,7 +5,14 @@ from gorae.tasks.grade import Grade, grade_reply
 from gorae.tasks.grading import GraderError, Graders, Limits, Verdict
 from gorae.tasks.probe import Examination, Finding, examine
 from gorae.tasks.read import READY, load_task
-from gorae.tasks.rewards import reward_exact, reward_format, reward_json, reward_language, reward_math
+from gorae.tasks.rewards import (
+    reward_code,
+    reward_exact,
+    reward_format,
+    reward_json,
+    reward_language,
+    reward_math,
+)
 from gorae.tasks.sandbox import (
     Judgement,
     Outcome,
@@ -49,6 +56,7 @@ __all__ = [
     "judge_by_tests",
     "load_task",
     "protections",
+    "reward_code",
     "reward_exact",
     "reward_format",
     "reward_json",

@@ -1,4 +1,4 @@
-"""Ready reward functions for what many tasks ask: an exact answer, mathematics, JSON of a schema, a language.
+"""Ready reward functions for what many tasks ask: an exact answer, mathematics, JSON, code, a language.
 
 They take what a task's own functions take, so a task imports those it wants. Mathematics is judged by math-verify,
 which sets alarms of its process and so works in the main thread alone: graders run there.
@@ -6,10 +6,14 @@ which sets alarms of its process and so works in the main thread alone: graders 
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+from gorae.tasks.sandbox import RunLimits, judge_by_tests
+
+_FENCE = re.compile(r"^```[^\n`]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 SCRIPTS = {
     "ko": (("ᄀ", "ᇿ"), ("ㄱ", "ㆎ"), ("가", "힣")),
     "zh": (("一", "鿿"), ("㐀", "䶿")),
@@ -51,6 +55,12 @@ def reward_json(contents: Sequence[str | None], schema: Sequence[Mapping[str, An
     return _each(is_valid, contents, schema)
 
 
+def reward_code(contents: Sequence[str | None], tests: Sequence[str]) -> list[float]:
+    """1 for Python, alone or in a fence, that passes the row's tests in the sandbox; raises what `judge_by_tests` does."""
+    limits = RunLimits(cpu_seconds=2, wall_seconds=4)
+    return _each(lambda code, wanted: judge_by_tests(_unfenced(code), wanted, limits=limits).passed, contents, tests)
+
+
 def reward_format(contents: Sequence[str | None]) -> list[float]:
     """1 for a reply that came to an end in the model's format, as R1 rewarded it (arXiv 2501.12948)."""
     return [float(content is not None) for content in contents]
@@ -89,7 +99,6 @@ def _each(is_right: Callable[[str, Any], bool], contents: Sequence[str | None], 
 
 
 def _unfenced(text: str) -> str:
-    """What stands in a fence of three backticks, if a text is one."""
-    lines = text.strip().splitlines()
-    is_fenced = len(lines) > 2 and lines[0].startswith("```") and lines[-1] == "```"
-    return "\n".join(lines[1:-1]) if is_fenced else text
+    """What stands in the last fence of three backticks; the whole text if there is none."""
+    fences = _FENCE.findall(text)
+    return fences[-1] if fences else text

@@ -6,6 +6,8 @@ from gorae.tasks import (
     READY,
     Graders,
     examine,
+    protections,
+    reward_code,
     reward_exact,
     reward_format,
     reward_json,
@@ -71,6 +73,14 @@ def test_json_has_to_be_valid_by_the_rows_schema(content, reward):
 def test_a_schema_that_is_none_is_the_tasks_mistake():
     with pytest.raises(Exception, match="is not valid under any of the given schemas"):
         reward_json(["{}"], [{"type": "whale"}])
+
+
+@pytest.mark.skipif(not protections().enough, reason=str(protections()))
+def test_code_earns_by_passing_its_rows_tests_alone_or_in_a_fence():
+    right, wrong = "def double(x):\n    return 2 * x\n", "def double(x):\n    return x + 2\n"
+    fenced = f"Like this:\n```python\n{wrong}```\nor rather\n```\n{right}```\nand that is it."
+    contents = [right, wrong, fenced, "no idea", None]
+    assert reward_code(contents, ["assert double(3) == 6\nassert double('a') == 'aa'"] * 5) == [1, 0, 1, 0, 0]
 
 
 def test_a_reply_that_came_to_its_end_has_the_format():
