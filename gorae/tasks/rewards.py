@@ -56,7 +56,7 @@ def reward_json(contents: Sequence[str | None], schema: Sequence[Mapping[str, An
 
 
 def reward_code(contents: Sequence[str | None], tests: Sequence[str]) -> list[float]:
-    """1 for Python, alone or in a fence, that passes the row's tests in the sandbox; raises what `judge_by_tests` does."""
+    """1 for Python, alone or in a fence, that passes the row's tests in the sandbox (`judge_by_tests`)."""
     limits = RunLimits(cpu_seconds=2, wall_seconds=4)
     return _each(lambda code, wanted: judge_by_tests(_unfenced(code), wanted, limits=limits).passed, contents, tests)
 
