@@ -8,7 +8,7 @@ from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
 from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measure_speed
-from gorae.recipes.task import TaskSettings, tune_on_task
+from gorae.recipes.task import TaskSettings, evaluate_on_task, print_earned, tune_on_task
 
 __all__ = [
     "STAGES",
@@ -22,10 +22,12 @@ __all__ = [
     "SpeedReport",
     "TaskSettings",
     "evaluate_folder",
+    "evaluate_on_task",
     "make_models",
     "measure_peaks",
     "measure_speed",
     "model_name",
+    "print_earned",
     "report",
     "run_evidence",
     "run_laptop",

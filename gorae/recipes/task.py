@@ -6,26 +6,28 @@ seal → before → rl → after → report
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import bootstrap_interval, draw_curves
-from gorae.observe import Meter, Watch, log, read_metrics, read_prices, replace_text
+from gorae.observe import Ledger, Meter, Watch, log, read_metrics, read_prices, replace_text
 from gorae.posttrain import GrpoSettings, sample_groups
 from gorae.recipes.learn import Questions, reinforce
-from gorae.recipes.run import Run, load_chat_model
+from gorae.recipes.run import Run, load_chat_model, set_up_process
 from gorae.recipes.settings import EvaluateSettings
 from gorae.tasks import Graders, Reply, Row, Verdict, identity_of
-from gorae.text import Message, Tokenizer, parse_reply
+from gorae.text import Message, Mode, Tokenizer, parse_reply
 
 SEALED_SEED = 1 << 40  # rows to measure on are drawn from it, and no run learns from that seed
 MOST_SEALED = 0.2  # of the rows of a list
@@ -49,7 +51,7 @@ def tune_on_task(folder: Path, settings: TaskSettings) -> dict[str, Any]:
     read_prices()  # a table that cannot be read is refused before the work, not after
     run = Run.open(folder, settings)
     with Graders(settings.task) as graders:
-        rows = seal(graders, settings)
+        rows = seal(graders, settings.task, settings.evaluate)
         check_sealed(run.stage("sealed", partial(write_sealed, rows=rows)), rows, settings.task)
         measured = partial(measure, graders=graders, rows=rows, wanted=settings.evaluate)
         tell_forecast(read_summary(run.stage("before", partial(measured, path=settings.model))), settings.rl)
@@ -59,12 +61,12 @@ def tune_on_task(folder: Path, settings: TaskSettings) -> dict[str, Any]:
     return report(run)
 
 
-def seal(graders: Graders, settings: TaskSettings) -> list[Row]:
+def seal(graders: Graders, task: str, wanted: EvaluateSettings) -> list[Row]:
     """The rows to measure on, no two of which ask the same; at most a fifth of a list."""
-    wanted, available = settings.evaluate.items, graders.num_rows()
-    count = wanted if available is None else min(wanted, int(MOST_SEALED * available))
+    available = graders.num_rows()
+    count = wanted.items if available is None else min(wanted.items, int(MOST_SEALED * available))
     if not count:
-        raise ValueError(f"{settings.task} has {available} rows; five are the least, as a fifth is kept to measure on")
+        raise ValueError(f"{task} has {available} rows; five are the least, as a fifth is kept to measure on")
     return list({identity_of(row): row for row in graders.rows(SEALED_SEED, 0, count)}.values())
 
 
@@ -104,22 +106,23 @@ def grade(
     graders: Graders, tokenizer: Tokenizer, rows: Sequence[Row], groups: Sequence[Sequence[Output]]
 ) -> list[list[Verdict]]:
     """A verdict on each reply."""
-    replies = [
-        [read_reply(tokenizer, row, output) for output in group] for row, group in zip(rows, groups, strict=True)
-    ]
+    replies = []
+    for row, group in zip(rows, groups, strict=True):
+        mode = tokenizer.encode_prompt(messages_of(row)).mode
+        replies.append([read_reply(tokenizer, mode, output) for output in group])
     return graders.grade(rows, replies)
 
 
 def require_some(verdicts: Sequence[Sequence[Verdict]]) -> None:
     """Raise ValueError if not one reply could be graded."""
-    errors = [verdict.error for group in verdicts for verdict in group if verdict.error]
-    if len(errors) == sum(map(len, verdicts)):
-        raise ValueError(f"not one of {len(errors)} replies could be graded; the first: {errors[0]}")
+    all_of_them = [verdict for group in verdicts for verdict in group]
+    if all(verdict.reward is None for verdict in all_of_them):
+        why = all_of_them[0].error or "no reward function applied"
+        raise ValueError(f"not one of {len(all_of_them)} replies could be graded; the first: {why}")
 
 
-def read_reply(tokenizer: Tokenizer, row: Row, output: Output) -> Reply:
-    """What graders see of an output; one that was cut off, or has not the format, has no content."""
-    mode = tokenizer.encode_prompt(messages_of(row)).mode
+def read_reply(tokenizer: Tokenizer, mode: Mode, output: Output) -> Reply:
+    """What graders see of an output to a prompt that led to `mode`; one without a proper end has no content."""
     read = parse_reply(output.text, mode, tokenizer.chat_format)
     has_ended = read.complete and output.finish_reason == "stop"
     return Reply(output.text, read.content if has_ended else None, output.token_ids)
@@ -132,10 +135,22 @@ def messages_of(row: Row) -> list[Message]:
     return [Message(message["role"], message["content"]) for message in prompt]
 
 
-def measure(
-    folder: Path, meter: Meter, *, path: Path, graders: Graders, rows: Sequence[Row], wanted: EvaluateSettings
-) -> None:
-    """Write `summary.json`: what replies to the sealed rows earn, sampled at temperature 1 from fixed seeds."""
+def evaluate_on_task(path: Path, task: str, wanted: EvaluateSettings, *, threads: int | None = None) -> dict[str, Any]:
+    """What any model earns on the rows of a task that runs seal, on no run's bill."""
+    set_up_process(threads)
+    with Graders(task) as graders, TemporaryDirectory() as folder, Ledger(folder).stage("evaluate") as meter:
+        return earned(meter, path=path, graders=graders, rows=seal(graders, task, wanted), wanted=wanted)
+
+
+def measure(folder: Path, meter: Meter, **named: Any) -> None:
+    """Write what is `earned` to `summary.json`."""
+    replace_text(folder / "summary.json", json.dumps(earned(meter, **named), indent=2) + "\n")
+
+
+def earned(
+    meter: Meter, *, path: Path, graders: Graders, rows: Sequence[Row], wanted: EvaluateSettings
+) -> dict[str, Any]:
+    """What replies to rows earn, sampled at temperature 1 from fixed seeds."""
     model = load_chat_model(path)
     engine = Engine(model, prefix_cache=False, count=meter.add)
     prompts = [model.tokenizer.encode_chat(messages_of(row)) for row in rows]
@@ -143,7 +158,7 @@ def measure(
     groups = sample_groups(engine, prompts, num_samples=wanted.samples, params=params, seed=0)
     verdicts = grade(graders, model.tokenizer, rows, groups)
     require_some(verdicts)
-    replace_text(folder / "summary.json", json.dumps(summarise(groups, verdicts), indent=2) + "\n")
+    return summarise(groups, verdicts)
 
 
 def summarise(groups: Sequence[Sequence[Output]], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, Any]:
@@ -198,12 +213,7 @@ def report(run: Run[TaskSettings]) -> dict[str, Any]:
         watch.see(int(record["step"]), record)
     alarms = [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]
     bill = run.ledger.bill(read_prices())
-    table = Table("", "reward", "95%", "tokens a reply", "cut off", "not graded", title="On sealed rows")
-    for name, one in measured.items():
-        low, high = one["ci95"]
-        shares = (f"{one[share]:.1%}" for share in ("clipped_ratio", "grader_errors"))
-        table.add_row(name, f"{one['reward']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['mean_length']:.1f}", *shares)
-    Console().print(table)
+    print_earned(measured)
     Console().print(bill.table())
     for alarm in alarms:
         log(f"alarm: {alarm}")
@@ -211,6 +221,17 @@ def report(run: Run[TaskSettings]) -> dict[str, Any]:
     replace_text(run.folder / "report.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     log(f"report: {run.folder / 'report.json'}; the model: {run.folder / 'rl/model'}")
     return told
+
+
+def print_earned(measured: Mapping[str, dict[str, Any]]) -> None:
+    """A line for each model, or state of one, by name."""
+    layout: dict[str, Any] = {"title": "On sealed rows", "box": SIMPLE_HEAD, "pad_edge": False, "title_justify": "left"}
+    table = Table("", "reward", "95%", "tokens a reply", "cut off", "not graded", **layout)
+    for name, one in measured.items():
+        low, high = one["ci95"]
+        shares = (f"{one[share]:.1%}" for share in ("clipped_ratio", "grader_errors"))
+        table.add_row(name, f"{one['reward']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['mean_length']:.1f}", *shares)
+    Console().print(table)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

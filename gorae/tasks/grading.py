@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from multiprocessing.connection import Connection, wait
@@ -77,7 +78,8 @@ class _Process:
 
     def begin(self, *request: Any) -> None:
         self.deadline = monotonic() + self.limits.seconds
-        self.connection.send(request)
+        with suppress(ConnectionError):  # where the process is gone, `answer` finds so
+            self.connection.send(request)
 
     def answer(self) -> Any:
         """What it answers in time. Raises GraderError for what the task raised, `_DiedError` if it is gone."""
@@ -86,7 +88,7 @@ class _Process:
             raise _DiedError("it took too long and was ended")
         try:
             is_well, answer = self.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self.end()
             raise _DiedError(f"its process ended with status {self.process.returncode}") from None
         if not is_well:
@@ -126,13 +128,21 @@ class Graders:
     def __init__(self, source: str, *, num_processes: int = 1, limits: Limits = Limits()) -> None:
         self.source, self.limits = source, limits
         self.processes: list[_Process] = []
-        for _ in range(num_processes):
-            self.processes.append(_Process(source, limits))
+        try:
+            for _ in range(num_processes):
+                self.processes.append(_Process(source, limits))
+        except BaseException:
+            self.end()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the processes, and whatever they have started."""
         for process in self.processes:
             process.end()
 

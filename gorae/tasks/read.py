@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from gorae.tasks.rewards import reward_exact
+from gorae.tasks.suites import Form, form_of, told_forms
 from gorae.tasks.task import RewardFunction, Row, Task
 
 GYM = "reasoning_gym:"
@@ -27,7 +27,8 @@ def load_task(source: str) -> Task:
 
     A Python file has `rows`, a list or a function of a seed, and functions whose names begin with `reward`; also
     `reward_weights`, a dictionary (default: 1 each), and `oracle(row)`, the right answer (default: the row's `answer`).
-    Lines of JSON have `prompt` and `answer`, and a reply's content must be the answer.
+    Lines of JSON have `prompt` and `answer`, and a reply's content must be the answer; or they are of a public suite
+    that suites.py knows, and are judged as its answers are.
 
     Raises ValueError for anything else, and whatever a Python file raises.
     """
@@ -57,17 +58,22 @@ def _python(path: Path) -> Task:
 
 def _lines(path: Path) -> Task:
     rows: list[Row] = []
+    form: Form | None = None
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
         except ValueError as error:
             raise ValueError(f"line {number} of {path} is no JSON ({error})") from error
-        if not isinstance(row, dict) or not {"prompt", "answer"} <= row.keys():
-            raise ValueError(f"line {number} of {path} is no object with prompt and answer")
-        rows.append(row)
-    if not rows:
+        columns = {name.lower(): value for name, value in row.items()} if isinstance(row, dict) else {}
+        form = form or form_of(columns)
+        if form is None or not columns.keys() >= set(form.columns):
+            known = told_forms() if form is None else told_forms([form])
+            raise ValueError(f"line {number} of {path} lacks columns; it needs {known}")
+        rows.append(form.row(columns))
+    if form is None:
         raise ValueError(f"{path} has no rows")
-    return Task(path.stem, rows, {"reward_exact": reward_exact}, {"reward_exact": 1.0}, answer_of)
+    name = form.reward.__name__
+    return Task(path.stem, rows, {name: form.reward}, {name: 1.0}, answer_of)
 
 
 def _family(wanted: str) -> Task:

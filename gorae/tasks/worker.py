@@ -3,6 +3,9 @@
 Started by grading.py as `python -m gorae.tasks.worker SOURCE SOCKET BYTES`. What the task prints goes to stderr.
 """
 
+import ctypes
+import resource
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -13,6 +16,9 @@ from typing import Any
 
 from gorae.tasks.read import load_task
 from gorae.tasks.task import Reply, Row, Task, identity_of
+
+_PR_SET_PDEATHSIG = 1
+_MOST_REFUSED = 10_000
 
 
 class Desk:
@@ -25,11 +31,22 @@ class Desk:
     def rows(self, seed: int, first: int, count: int, without: frozenset[str]) -> list[Row]:
         """Rows `first` to `first + count` of those drawn from a seed that are not among these identities."""
         if self.drawn is None or self.drawn[:2] != (seed, first):
-            allowed = (row for row in self.task.draw(seed) if identity_of(row) not in without)
-            self.drawn = seed, first, islice(allowed, first, None)
+            self.drawn = seed, first, islice(self._allowed(seed, without), first, None)
         rows = list(islice(self.drawn[2], count))
         self.drawn = seed, first + count, self.drawn[2]
         return rows
+
+    def _allowed(self, seed: int, without: frozenset[str]) -> Iterator[Row]:
+        refused = 0
+        for row in self.task.draw(seed):
+            if identity_of(row) not in without:
+                refused = 0
+                yield row
+            elif (refused := refused + 1) == _MOST_REFUSED:
+                raise ValueError(
+                    f"{refused} rows of {self.task.name} in a row are among the {len(without)} kept to measure on; "
+                    "write rows with more different prompts, or lower evaluate.items"
+                )
 
     def num_rows(self) -> int | None:
         """How many there are; None if they have no end."""
@@ -43,12 +60,11 @@ class Desk:
         return [(self.task.total(each), each) for each in self.task.reward(rows, replies)]
 
 
-def bound_memory(most_bytes: int) -> None:
-    """Let an allocation beyond so many bytes fail, where the system can."""
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+def bind(most_bytes: int) -> None:
+    """Let an allocation beyond so many bytes fail, and end with the process that asked, however that one ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def told(error: BaseException) -> str:
@@ -61,7 +77,7 @@ def told(error: BaseException) -> str:
 
 def main(source: str, socket: str, most_bytes: str) -> None:
     with Connection(int(socket)) as connection:
-        bound_memory(int(most_bytes))
+        bind(int(most_bytes))
         try:
             desk = Desk(load_task(source))
         except BaseException as error:  # whatever a stranger's file raises, sys.exit included
@@ -74,10 +90,9 @@ def main(source: str, socket: str, most_bytes: str) -> None:
             except EOFError:
                 return
             try:
-                answer = (True, getattr(desk, name)(*given))
-            except BaseException as error:
-                answer = (False, told(error))
-            connection.send(answer)
+                connection.send((True, getattr(desk, name)(*given)))
+            except BaseException as error:  # what can not be sent is refused before a byte of it is
+                connection.send((False, told(error)))
 
 
 if __name__ == "__main__":

@@ -282,3 +282,17 @@ def test_tasks_check_prints_what_a_grader_gives_and_its_exit_status_says_whether
     assert "not to be trusted yet: echo" in printed
     assert main(["tasks", "check", str(tmp_path / "none.py")]) == 2
     assert "there is no file" in capsys.readouterr().err
+
+
+def test_evaluate_measures_a_model_on_a_task(monkeypatch, capsys):
+    noted = []
+    evaluate = import_module("gorae.cli.evaluate")
+    summary = {"reward": 0.5, "ci95": [0.25, 0.75], "mean_length": 7.5, "clipped_ratio": 0.125, "grader_errors": 0.0}
+    monkeypatch.setattr(evaluate, "evaluate_on_task", lambda *given, **named: noted.append((*given, named)) or summary)
+    assert main(["evaluate", "runs/mine/rl/model", "--task", "mine.py", "--evaluate.items", "9"]) == 0
+    ((path, task, wanted, _),) = noted
+    assert (path, task, wanted.items) == (Path("runs/mine/rl/model"), "mine.py", 9)
+    assert "gorae-mine-rl" in (printed := capsys.readouterr().out)
+    assert all(figure in printed for figure in ("0.500", "0.250 to 0.750", "7.5", "12.5%"))
+    assert main(["evaluate", "runs/mine/rl/model", "--task", "mine.py", "--mode", "think"]) == 2
+    assert "--mode think is for the recipe's items" in capsys.readouterr().err

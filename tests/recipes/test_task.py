@@ -108,6 +108,20 @@ def test_a_list_gives_a_fifth_of_its_rows_to_measure_on(wanted, tmp_path):
         tune_on_task(tmp_path / "other", few)
 
 
+def test_a_model_is_measured_on_a_task_as_a_run_measures_it(wanted, tmp_path):
+    settings = wanted(SOURCE)
+    told = tune_on_task(tmp_path / "run", settings)
+    assert task.evaluate_on_task(settings.model, settings.task, settings.evaluate) == told["measured"]["before"]
+
+
+def test_rewards_that_never_apply_are_no_measurement(wanted):
+    settings = wanted(SOURCE.replace("len(set(text)) / 9", "None"))
+    with pytest.raises(
+        ValueError, match=r"not one of \d+ replies could be graded; the first: no reward function applied"
+    ):
+        task.evaluate_on_task(settings.model, settings.task, settings.evaluate)
+
+
 @pytest.mark.parametrize(
     ("rewards", "num_samples", "expected"),
     [

@@ -28,7 +28,7 @@ def graders(task_file):
 
     yield open_
     for one in opened:
-        one.__exit__(None, None, None)
+        one.end()
 
 
 @pytest.fixture

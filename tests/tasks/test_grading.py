@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -95,13 +97,48 @@ def test_no_process_is_left_behind_by_graders_nor_by_what_they_start(graders, re
     """)
     one.grade(one.rows(0, 0, 1), [replies("x")])
     started = int((tmp_path / "started").read_text())
-    one.__exit__(None, None, None)
-    for _ in range(200):  # until the system has buried it
-        if is_gone(started):
-            break
-        time.sleep(0.05)
-    assert is_gone(started)
+    one.end()
+    assert ends(started)
     assert one.processes[0].process.poll() is not None
+
+
+def test_a_grader_that_hangs_ends_with_a_run_that_is_killed(task_file, tmp_path):
+    source = task_file(f"""
+        import os, time
+        open({str(tmp_path / "grader")!r}, "w").write(str(os.getpid()))
+        rows = [{{"prompt": "p"}}]
+        def reward(completions): time.sleep(1000)
+    """)
+    program = "import sys; from gorae.tasks import *; one = Graders(sys.argv[1]); print('begun', flush=True); "
+    program += "one.grade(one.rows(0, 0, 1), [[Reply('x', 'x')]])"
+    with subprocess.Popen([sys.executable, "-c", program, source], stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"begun\n"
+        run.kill()
+    assert ends(int((tmp_path / "grader").read_text()))
+
+
+def test_rows_that_can_not_be_sent_are_an_error(graders):
+    one = graders("rows = [{'prompt': 'p', 'how': lambda: 0}]\ndef reward(completions): return [0.0]")
+    with pytest.raises(GraderError, match="pickle"):
+        one.rows(0, 0, 1)
+    assert one.num_rows() == 1
+
+
+def test_rows_that_are_all_kept_to_measure_on_say_so(graders):
+    one = graders(WILD)
+    sealed = frozenset(f'"{row["prompt"]}"' for row in one.rows(0, 0, 10))
+    with pytest.raises(GraderError, match=r"10000 rows of mine in a row are among the 10 kept"):
+        one.rows(0, 0, 1, without=sealed)
+
+
+def ends(pid: int) -> bool:
+    """Whether a process is gone, or soon."""
+    for _ in range(200):
+        if is_gone(pid):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def is_gone(pid: int) -> bool:

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from gorae.tasks import Reply, load_task
+from gorae.tasks import Reply, load_task, protections
 
 SUM = """
     from random import Random
@@ -124,7 +124,12 @@ def test_a_list_is_gone_through_in_an_order_drawn_anew_each_time(task_file):
         (
             "a.jsonl",
             '{"prompt": "p", "answer": 1}\n{"prompt": "p"}',
-            "line 2 of .* is no object with prompt and answer",
+            "line 2 of .* lacks columns; it needs prompt, answer .prompts and answers.",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "p"}',
+            "line 1 of .* lacks columns; it needs prompt, test, entry_point .HumanEval.; prompt",
         ),
         ("a.jsonl", "", "a.jsonl has no rows"),
     ],
@@ -165,3 +170,42 @@ def test_a_family_of_reasoning_gym_gives_full_marks_or_nothing():
     assert answered(task, row, task.oracle(row)) == {"reward_full_marks": 1.0}
     assert answered(task, row, "1") == {"reward_full_marks": 0.0}, "its own grader gives 0.05"
     assert next(task.draw(1)) == row != next(task.draw(2))
+
+
+def lines(*rows: dict) -> str:
+    return "\n".join(map(json.dumps, rows))
+
+
+def test_gsm8k_is_known_by_its_columns_and_judged_by_the_number_behind_its_solution(task_file):
+    row = {"question": "How many legs have 250 cats?", "answer": "250 * 4 = <<250*4=1000>>1000 legs.\n#### 1,000"}
+    task = load_task(task_file(lines(row), "gsm8k.jsonl"))
+    (found,) = task.rows
+    assert (found["prompt"], task.oracle(found)) == (row["question"], "1000")
+    assert answered(task, found, "So there are 1000 legs.") == {"reward_math": 1.0}
+    assert answered(task, found, "So there are 250 legs.") == {"reward_math": 0.0}
+
+
+@pytest.mark.parametrize("columns", [("problem", "answer"), ("Problem", "Answer")])
+def test_math_500_and_aime_are_judged_as_mathematics(task_file, columns):
+    row = dict(zip(columns, ("What is $1/2 + 1/4$?", r"\frac{3}{4}"), strict=True)) | {"subject": "Prealgebra"}
+    task = load_task(task_file(lines(row), "math.jsonl"))
+    (found,) = task.rows
+    assert found["prompt"] == "What is $1/2 + 1/4$?"
+    assert answered(task, found, r"The sum is \boxed{0.75}.") == {"reward_math": 1.0}
+    assert answered(task, found, r"The sum is \boxed{0.7}.") == {"reward_math": 0.0}
+
+
+@pytest.mark.skipif(not protections().enough, reason=str(protections()))
+def test_humaneval_is_judged_by_its_tests_in_the_sandbox(task_file):
+    row = {
+        "task_id": "Whale/0",
+        "prompt": 'def double(x: int) -> int:\n    """Twice x."""\n',
+        "entry_point": "double",
+        "canonical_solution": "    return 2 * x\n",
+        "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-3) == -6\n",
+    }
+    task = load_task(task_file(lines(row), "humaneval.jsonl"))
+    (found,) = task.rows
+    assert "def double(x: int)" in found["prompt"]
+    assert answered(task, found, task.oracle(found)) == {"reward_code": 1.0}
+    assert answered(task, found, "```python\ndef double(x):\n    return x + 2\n```") == {"reward_code": 0.0}
