@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from gorae.tasks import Reply, load_task, protections
+from gorae.tasks import Reply, load_task, protections, read
 
 SUM = """
     from random import Random
@@ -161,6 +161,35 @@ def test_a_row_without_an_answer_says_that_an_oracle_is_missing(task_file):
     task = load_task(task_file("rows = [{'prompt': 'p'}]\ndef reward(completions): return []"))
     with pytest.raises(ValueError, match=r"a row has no answer .*; give it one, or the task a function oracle\(row\)"):
         task.oracle({"prompt": "p"})
+
+
+class PretendedGym:
+    """Stands in for reasoning-gym, an extra: graders that give crumbs."""
+
+    def create_dataset(self, family, *, seed, size, **shape):
+        assert (family, shape) == ("sums", {"terms": 3, "wide": True})
+        return [{"question": f"{seed}+{n}", "answer": str(seed + n), "metadata": {}} for n in range(min(size, 50))]
+
+    def get_score_answer_fn(self, family):
+        return lambda answer, entry: 1.0 if answer == entry["answer"] else 0.05
+
+
+def test_a_family_is_drawn_with_its_settings_and_its_crumbs_count_nothing(monkeypatch):
+    monkeypatch.setattr(read, "find_spec", lambda name: name)
+    monkeypatch.setattr(read, "import_module", lambda name: PretendedGym())
+    task = load_task("reasoning_gym:sums:terms=3,wide=True")
+    first, second = islice(task.draw(4), 2)
+    assert (first["prompt"], second["prompt"], task.oracle(second)) == ("4+0", "4+1", "5")
+    assert answered(task, second, "5") == {"reward_full_marks": 1.0}
+    assert answered(task, second, "6") == {"reward_full_marks": 0.0}
+
+
+def test_a_family_without_the_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(read, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"reasoning_gym:sums needs reasoning-gym; pip install 'gorae\[reasoning-gym\]'"
+    ):
+        load_task("reasoning_gym:sums")
 
 
 @pytest.mark.skipif(find_spec("reasoning_gym") is None, reason="reasoning-gym is an extra")
