@@ -170,7 +170,7 @@ class PretendedGym:
         assert (family, shape) == ("sums", {"terms": 3, "wide": True})
         return [{"question": f"{seed}+{n}", "answer": str(seed + n), "metadata": {}} for n in range(min(size, 50))]
 
-    def get_score_answer_fn(self, family):
+    def get_score_answer_fn(self, _):
         return lambda answer, entry: 1.0 if answer == entry["answer"] else 0.05
 
 
