@@ -18,6 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from gorae.checkpoint import load_tokenizer
 from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import bootstrap_interval, draw_curves
@@ -87,7 +88,8 @@ def listed(rows: Sequence[Row]) -> dict[str, Any]:
 
 def learn(folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str], settings: TaskSettings) -> None:
     """Reinforcement learning on rows that are not sealed."""
-    wanted, tokenizer = settings.rl, load_chat_model(settings.model).tokenizer
+    wanted, tokenizer = settings.rl, load_tokenizer(settings.model)
+    assert tokenizer is not None, "a model without a tokenizer could not have been measured before"
 
     def ask(batch: int) -> Questions:
         rows = graders.rows(settings.seed, batch * wanted.most_prompts, wanted.most_prompts, without=sealed)

@@ -26,14 +26,17 @@ class Desk:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.drawn: tuple[int, int, Iterator[Row]] | None = None
+        self.left: tuple[tuple[int, frozenset[str], int], Iterator[Row]] | None = None
 
     def rows(self, seed: int, first: int, count: int, without: frozenset[str]) -> list[Row]:
         """Rows `first` to `first + count` of those drawn from a seed that are not among these identities."""
-        if self.drawn is None or self.drawn[:2] != (seed, first):
-            self.drawn = seed, first, islice(self._allowed(seed, without), first, None)
-        rows = list(islice(self.drawn[2], count))
-        self.drawn = seed, first + count, self.drawn[2]
+        left, self.left = self.left, None  # what raises has no more rows to give
+        if left is not None and left[0] == (seed, without, first):
+            drawn = left[1]
+        else:
+            drawn = islice(self._allowed(seed, without), first, None)
+        rows = list(islice(drawn, count))
+        self.left = (seed, without, first + count), drawn
         return rows
 
     def _allowed(self, seed: int, without: frozenset[str]) -> Iterator[Row]:
