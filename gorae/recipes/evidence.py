@@ -13,9 +13,10 @@ from typing import Any
 from gorae.config import as_dict
 from gorae.evals import draw_curves, evaluation_markdown, median_of_seeds, print_table, write_report
 from gorae.observe import Meter, format_flops, log, read_prices, replace_text
+from gorae.recipes.compute import flops_of
 from gorae.recipes.foreign import measure_foreign_family
 from gorae.recipes.laptop import MEASURED, circumstances, make_models, read_curves
-from gorae.recipes.learn import flops_of, reinforce_on_counter, reward_at_random
+from gorae.recipes.learn import reinforce_on_counter, reward_at_random
 from gorae.recipes.measure import measure, read_summaries
 from gorae.recipes.run import Run
 from gorae.recipes.settings import LaptopSettings

@@ -1,41 +1,32 @@
 """The learning stages of a run: pretrain, fine-tune, reinforce, distil; each a batch, a loss, a count for the bill."""
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from gorae.checkpoint import save_model
-from gorae.config import ModelConfig, forward_flops, training_flops
+from gorae.config import ModelConfig
 from gorae.data import Loader
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.model import Network
-from gorae.observe import Meter, MetricsWriter, progress, read_metrics, replace_text
+from gorae.observe import Meter, MetricsWriter, progress, replace_text
 from gorae.posttrain import (
     Example,
-    GrpoSettings,
-    PolicyBatch,
-    Reference,
-    Rollout,
     example_batches,
     keep_correct,
-    mini_batch,
-    policy_batch,
-    policy_loss,
-    rollouts_of,
-    sample_groups,
     sample_rollouts,
-    sample_until_live,
 )
+from gorae.recipes.compute import count_reading, count_training, flops_of, sampling_parameters
 from gorae.recipes.corpus import chat_prompt, read_rows, sealed_items
+from gorae.recipes.reinforce import Questions, reinforce
 from gorae.recipes.run import load_chat_model
 from gorae.recipes.settings import DistillSettings, LaptopSettings, PretrainSettings, TuneSettings
 from gorae.tasks import Problem, draw_problems, grade_reply
@@ -43,7 +34,6 @@ from gorae.text import Message, Tokenizer
 from gorae.train import (
     Batch,
     HybridOptimizer,
-    Schedule,
     Trainer,
     bits_per_byte,
     pretraining_loss,
@@ -55,16 +45,6 @@ HELD_OUT_ROWS = 64
 SAMPLING_PROMPTS = 128  # prompts a teacher answers between two saves
 
 GradeOne = Callable[[Problem, Output], float]
-
-
-class Questions(NamedTuple):
-    """All that a batch of reinforcement learning may ask, refills too, and what replies are worth.
-
-    `reward(groups, first)` takes replies to the questions from the first-th on; None is one it could not grade.
-    """
-
-    conversations: Sequence[Sequence[Message]]
-    reward: Callable[[Sequence[Sequence[Output]], int], Sequence[Sequence[float | None]]]
 
 
 def pretrain(
@@ -113,7 +93,7 @@ def fine_tune(
     trainer = Trainer(
         folder.name,
         model.network,
-        HybridOptimizer(without_mtp(model.network), wanted.optimizer),
+        HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
         wanted.schedule,
         folder,
         save_every=wanted.save_every,
@@ -170,71 +150,6 @@ def reinforce_on_counter(
     reinforce(folder, meter, ask=ask, wanted=settings.rl, seed=settings.seed, **options)
 
 
-def reinforce(
-    folder: Path,
-    meter: Meter,
-    *,
-    start: Path,
-    ask: Callable[[int], Questions],
-    wanted: GrpoSettings,
-    seed: int,
-    schedule: Schedule | None = None,
-    max_flops: float = math.inf,
-) -> None:
-    """GRPO from the model in `start`, for the steps of the schedule or until they have taken `max_flops`.
-
-    `ask(n)` yields the n-th batch's questions. Sampling and learning share one network object, so weights need no
-    copying.
-    """
-    model = load_chat_model(start, trainable=True)
-    first = load_chat_model(start, trainable=bool(wanted.reference_every))
-    reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
-    # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
-    engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
-    params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
-    config = replace(model.config, num_mtp_modules=0)
-    rollouts: list[Rollout] = []  # of the batch that the present steps share
-
-    def sample_batch(number: int) -> list[Rollout]:
-        questions, batch_seed = ask(number), seed * 1_000_000 + number
-        prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
-
-        def sample(first: int, count: int) -> list[Rollout]:
-            some = prompts[first : first + count]
-            groups = sample_groups(
-                engine, some, num_samples=wanted.num_samples, params=params, seed=batch_seed, first=first
-            )
-            return rollouts_of(groups, questions.reward(groups, first), first=first)
-
-        return sample_until_live(
-            sample, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
-        )
-
-    def make_batch(step: int) -> PolicyBatch:
-        reference.follow(model.network, step)
-        number, part = divmod(step, wanted.num_updates)
-        if part == 0:
-            rollouts[:] = sample_batch(number)
-        chosen = mini_batch(rollouts, wanted, part)
-        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
-
-    def count(batch: Batch) -> None:
-        count_training(meter, config, batch)
-        count_reading(meter, config, batch.token_ids_BT[: wanted.kl_rows])
-
-    trainer = Trainer(
-        folder.name,
-        model.network,
-        HybridOptimizer(without_mtp(model.network), wanted.optimizer),
-        schedule or wanted.schedule,
-        folder,
-        save_every=wanted.save_every,
-    )
-    loss = partial(policy_loss, settings=wanted, reference=reference.network)
-    trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
-    save_model(folder / "model", model.network, tokenizer=model.tokenizer)
-
-
 def sample_teacher(
     folder: Path, meter: Meter, *, teacher: Path, settings: LaptopSettings, wanted: DistillSettings
 ) -> None:
@@ -267,32 +182,8 @@ def sample_teacher(
             bar.advance(len(chunk), kept=len(kept) / len(rollouts))
 
 
-def flops_of(folder: Path) -> float:
-    """What a learning stage's work has taken by its metrics; a bill has more if a kill threw some away."""
-    lines = read_metrics(folder / "metrics.jsonl")
-    return lines[-1]["flops"] if lines else 0.0
-
-
 def read_traces(folder: Path) -> list[Example]:
     lines = [line for path in sorted(folder.glob("traces-*.jsonl")) for line in path.read_text().splitlines()]
     if not lines:
         raise ValueError(f"the teacher gave no correct answer ({folder}); train it longer, or sample more prompts")
     return [Example(**json.loads(line)) for line in lines]
-
-
-def without_mtp(network: Network) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """The parameters that take part in sampling; tuning leaves the prediction modules as pretraining made them."""
-    return ((name, parameter) for name, parameter in network.named_parameters() if not name.startswith("mtp."))
-
-
-def count_training(meter: Meter, config: ModelConfig, batch: Batch) -> None:
-    meter.add(
-        flops=training_flops(config, batch.num_tokens, context=batch.token_ids_BT.shape[1] / 2), tokens=batch.num_tokens
-    )
-
-
-def count_reading(meter: Meter, config: ModelConfig, rows: np.ndarray | torch.Tensor) -> None:
-    """A forward pass over rows [N, T] that nothing is learnt from."""
-    num_rows, length = rows.shape
-    num_tokens = num_rows * length
-    meter.add(flops=forward_flops(config, num_tokens, context=length / 2), tokens=num_tokens)

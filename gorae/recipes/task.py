@@ -24,7 +24,7 @@ from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import bootstrap_interval, draw_curves
 from gorae.observe import Ledger, Meter, Watch, log, read_metrics, read_prices, replace_text
 from gorae.posttrain import GrpoSettings, sample_groups
-from gorae.recipes.learn import Questions, reinforce
+from gorae.recipes.reinforce import Questions, reinforce
 from gorae.recipes.run import Run, load_chat_model, set_up_process
 from gorae.recipes.settings import EvaluateSettings
 from gorae.tasks import Graders, Reply, Row, Verdict, identity_of

@@ -5,7 +5,7 @@ import torch
 
 from gorae.config import forward_flops, training_flops
 from gorae.engine import Output
-from gorae.recipes import learn
+from gorae.recipes import compute, learn
 from gorae.tasks import Problem
 from gorae.train import Batch
 
@@ -35,19 +35,19 @@ def test_the_controls_reward_is_a_fair_coin_that_does_not_know_the_answer():
 
 def test_training_is_billed_for_every_token_computed_padding_too(settings, meter):
     batch = Batch(torch.zeros(3, 40, dtype=torch.long), torch.zeros(3, 40))
-    learn.count_training(meter, settings.student, batch)
+    compute.count_training(meter, settings.student, batch)
     assert meter.spent.tokens == 120
     assert meter.spent.flops == pytest.approx(training_flops(settings.student, 120, context=20))
 
 
 def test_reading_is_billed_as_a_forward_pass(settings, meter):
-    learn.count_reading(meter, settings.student, torch.zeros(3, 40))
+    compute.count_reading(meter, settings.student, torch.zeros(3, 40))
     assert meter.spent.tokens == 120
     assert meter.spent.flops == pytest.approx(forward_flops(settings.student, 120, context=20))
 
 
 def test_tuning_takes_every_parameter_but_the_prediction_modules(network):
-    names = {name for name, _ in learn.without_mtp(network)}
+    names = {name for name, _ in compute.sampling_parameters(network)}
     assert names < {name for name, _ in network.named_parameters()}
     assert {name.partition(".")[0] for name, _ in network.named_parameters()} - {
         n.partition(".")[0] for n in names

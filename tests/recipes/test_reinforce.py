@@ -8,7 +8,7 @@ import pytest
 from gorae.checkpoint import save_model
 from gorae.config import override
 from gorae.observe import Ledger, read_metrics
-from gorae.recipes import LaptopSettings, learn
+from gorae.recipes import LaptopSettings, learn, reinforce
 
 RL = {
     "rl.steps": "8",
@@ -71,7 +71,7 @@ def test_a_stage_with_every_setting_on_reports_what_each_does(train, tmp_path):
 
 def test_a_stage_killed_at_any_update_ends_with_the_bits_of_one_that_was_not(train, tmp_path, monkeypatch):
     whole = everything(train(tmp_path / "whole", EVERYTHING))
-    make = learn.policy_batch
+    make = reinforce.policy_batch
     for kill_at in (1, 3, 5, 6, 7):
         made = []
 
@@ -81,10 +81,10 @@ def test_a_stage_killed_at_any_update_ends_with_the_bits_of_one_that_was_not(tra
                 raise KeyboardInterrupt
             return make(*words, **named)
 
-        monkeypatch.setattr(learn, "policy_batch", deadly)
+        monkeypatch.setattr(reinforce, "policy_batch", deadly)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / f"killed-{kill_at}", EVERYTHING)
-        monkeypatch.setattr(learn, "policy_batch", make)
+        monkeypatch.setattr(reinforce, "policy_batch", make)
         assert everything(train(tmp_path / f"killed-{kill_at}", EVERYTHING)) == whole, kill_at
 
 

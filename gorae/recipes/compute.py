@@ -1,0 +1,36 @@
+"""What a learning stage computes: the weights it moves, and the floating-point operations that go on its bill."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gorae.config import ModelConfig, forward_flops, training_flops
+from gorae.model import Network
+from gorae.observe import Meter, read_metrics
+from gorae.train import Batch
+
+
+def sampling_parameters(network: Network) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """The parameters that take part in sampling; tuning leaves the prediction modules as pretraining made them."""
+    return ((name, parameter) for name, parameter in network.named_parameters() if not name.startswith("mtp."))
+
+
+def count_training(meter: Meter, config: ModelConfig, batch: Batch) -> None:
+    meter.add(
+        flops=training_flops(config, batch.num_tokens, context=batch.token_ids_BT.shape[1] / 2), tokens=batch.num_tokens
+    )
+
+
+def count_reading(meter: Meter, config: ModelConfig, rows: np.ndarray | torch.Tensor) -> None:
+    """A forward pass over rows [N, T] that nothing is learnt from."""
+    num_rows, length = rows.shape
+    num_tokens = num_rows * length
+    meter.add(flops=forward_flops(config, num_tokens, context=length / 2), tokens=num_tokens)
+
+
+def flops_of(folder: Path) -> float:
+    """What a learning stage's work has taken by its metrics; a bill has more if a kill threw some away."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    return lines[-1]["flops"] if lines else 0.0

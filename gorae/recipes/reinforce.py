@@ -1,0 +1,103 @@
+"""The learning stage that every task and algorithm shares: ask, sample, grade, move the policy."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from gorae.checkpoint import save_model
+from gorae.engine import Engine, Output, SamplingParams
+from gorae.observe import Meter
+from gorae.posttrain import (
+    GrpoSettings,
+    PolicyBatch,
+    Reference,
+    Rollout,
+    mini_batch,
+    policy_batch,
+    policy_loss,
+    rollouts_of,
+    sample_groups,
+    sample_until_live,
+)
+from gorae.recipes.compute import count_reading, count_training, sampling_parameters
+from gorae.recipes.run import load_chat_model
+from gorae.text import Message
+from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
+
+
+class Questions(NamedTuple):
+    """All that a batch of reinforcement learning may ask, refills too, and what replies are worth.
+
+    `reward(groups, first)` takes replies to the questions from the first-th on; None is one it could not grade.
+    """
+
+    conversations: Sequence[Sequence[Message]]
+    reward: Callable[[Sequence[Sequence[Output]], int], Sequence[Sequence[float | None]]]
+
+
+def reinforce(
+    folder: Path,
+    meter: Meter,
+    *,
+    start: Path,
+    ask: Callable[[int], Questions],
+    wanted: GrpoSettings,
+    seed: int,
+    schedule: Schedule | None = None,
+    max_flops: float = math.inf,
+) -> None:
+    """GRPO from the model in `start`, for the steps of the schedule or until they have taken `max_flops`.
+
+    `ask(n)` yields the n-th batch's questions. Sampling and learning share one network object, so weights need no
+    copying.
+    """
+    model = load_chat_model(start, trainable=True)
+    first = load_chat_model(start, trainable=bool(wanted.reference_every))
+    reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
+    # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
+    engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
+    params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
+    config = replace(model.config, num_mtp_modules=0)
+    rollouts: list[Rollout] = []  # of the batch that the present steps share
+
+    def sample_batch(number: int) -> list[Rollout]:
+        questions, batch_seed = ask(number), seed * 1_000_000 + number
+        prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
+
+        def sample(first: int, count: int) -> list[Rollout]:
+            some = prompts[first : first + count]
+            groups = sample_groups(
+                engine, some, num_samples=wanted.num_samples, params=params, seed=batch_seed, first=first
+            )
+            return rollouts_of(groups, questions.reward(groups, first), first=first)
+
+        return sample_until_live(
+            sample, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
+        )
+
+    def make_batch(step: int) -> PolicyBatch:
+        reference.follow(model.network, step)
+        number, part = divmod(step, wanted.num_updates)
+        if part == 0:
+            rollouts[:] = sample_batch(number)
+        chosen = mini_batch(rollouts, wanted, part)
+        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
+
+    def count(batch: Batch) -> None:
+        count_training(meter, config, batch)
+        count_reading(meter, config, batch.token_ids_BT[: wanted.kl_rows])
+
+    trainer = Trainer(
+        folder.name,
+        model.network,
+        HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
+        schedule or wanted.schedule,
+        folder,
+        save_every=wanted.save_every,
+    )
+    loss = partial(policy_loss, settings=wanted, reference=reference.network)
+    trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
+    save_model(folder / "model", model.network, tokenizer=model.tokenizer)
