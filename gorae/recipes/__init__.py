@@ -1,6 +1,6 @@
 """Whole runs: which stages there are, in what order, and how a killed run goes on."""
 
-from gorae.recipes.evidence import run_evidence
+from gorae.recipes.reproduce import reproduce_reasoning
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
 from gorae.recipes.parity import ParityReport, run_parity
@@ -29,7 +29,7 @@ __all__ = [
     "model_name",
     "print_earned",
     "report",
-    "run_evidence",
+    "reproduce_reasoning",
     "run_laptop",
     "run_parity",
     "serve_model",

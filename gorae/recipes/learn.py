@@ -29,8 +29,8 @@ from gorae.recipes.corpus import chat_prompt, read_rows, sealed_items
 from gorae.recipes.reinforce import Questions, reinforce
 from gorae.recipes.run import load_chat_model
 from gorae.recipes.settings import DistillSettings, LaptopSettings, PretrainSettings, TuneSettings
-from gorae.tasks import Problem, draw_problems, grade_reply
-from gorae.text import Message, Tokenizer
+from gorae.tasks import Problem, draw_problems, grade_reply, reward_language
+from gorae.text import GORAE, ChatFormat, Message, Tokenizer
 from gorae.train import (
     Batch,
     HybridOptimizer,
@@ -105,7 +105,10 @@ def fine_tune(
 
 
 def cold_start_examples(tokenizer: Tokenizer, settings: LaptopSettings) -> list[Example]:
-    """Conversations of mixed quality: some with a worked solution, mistakes planted, others with the bare answer."""
+    """Conversations of mixed quality: some with a worked solution, mistakes planted, others with the bare answer.
+
+    With `cold_start.mixing` each line of a solution names its operation, in a language drawn at random that often.
+    """
     random = Random(f"cold start/{settings.seed}")
     problems = draw_problems(f"cold start/{settings.seed}", sealed=sealed_items(settings.prepare).fingerprints)
     drawn = islice(problems, settings.cold_start.num_examples)
@@ -113,17 +116,26 @@ def cold_start_examples(tokenizer: Tokenizer, settings: LaptopSettings) -> list[
 
 
 def cold_start_example(tokenizer: Tokenizer, problem: Problem, random: Random, settings: LaptopSettings) -> Example:
-    if random.random() < settings.cold_start.think_share:
+    wanted = settings.cold_start
+    if random.random() < wanted.think_share:
         reasoning, answer = problem.worked_solution(random, mistake_rate=settings.prepare.mistake_rate)
+        if wanted.mixing is not None:
+            reasoning = problem.in_words(reasoning, random, mixing=wanted.mixing)
         reply = Message("assistant", answer, reasoning)
     else:
         reply = Message("assistant", problem.answer)
     return Example(chat_prompt(tokenizer, problem), tokenizer.encode_reply(reply))
 
 
-def reward_by_grade(problem: Problem, output: Output) -> float:
+def reward_by_grade(problem: Problem, output: Output, *, chat_format: ChatFormat = GORAE) -> float:
     """The verifiable reward: exact answer and format; a reply cut off at the length limit has neither."""
-    return grade_reply(problem, output.text).reward if output.finish_reason == "stop" else 0.0
+    return grade_reply(problem, output.text, chat_format=chat_format).reward if output.finish_reason == "stop" else 0.0
+
+
+def reward_in_one_language(problem: Problem, output: Output) -> float:
+    """The same and, as R1 added it (arXiv 2501.12948), the share of the reply's letters in the problem's language."""
+    (share,) = reward_language([output.text], [problem.language])
+    return reward_by_grade(problem, output) + (share or 0.0)
 
 
 def reward_at_random(_: Problem, output: Output) -> float:

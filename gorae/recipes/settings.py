@@ -77,10 +77,20 @@ class TuneSettings:
 
 @dataclass(frozen=True)
 class ColdStartSettings(TuneSettings):
-    """The cold start's conversations: how many, and which share of them thinks; mistakes planted as in the corpus."""
+    """The cold start's conversations: how many, and which share of them thinks; mistakes planted as in the corpus.
+
+    mixing: share of the lines of a solution that name their operation in a language drawn at random, the others in the
+    problem's; none leaves words out.
+    """
 
     num_examples: int = 3000
     think_share: float = 0.5
+    mixing: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mixing is not None and not 0 <= self.mixing <= 1:
+            raise ValueError(f"mixing={self.mixing} is a share and must lie between 0 and 1")
 
 
 @dataclass(frozen=True)

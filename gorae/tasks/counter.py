@@ -74,6 +74,14 @@ class Problem:
             value = result
         return "\n".join(lines), str(value)
 
+    def in_words(self, reasoning: str, random: Random, *, mixing: float) -> str:
+        """A worked solution whose lines name their operations, in the problem's language or, `mixing` of them, any."""
+        told = []
+        for line, (sign, _) in zip(reasoning.splitlines(), self.steps, strict=True):
+            language = random.choice(LANGUAGES) if random.random() < mixing else self.language
+            told.append(f"{line[0]}{_WORDS[language][sign]} {line[1:]}")
+        return "\n".join(told)
+
 
 def apply(sign: str, value: int, number: int) -> int:
     """One turn of the counter: value sign number, modulo 10."""

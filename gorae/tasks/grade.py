@@ -23,6 +23,10 @@ class Grade:
 
 
 def grade_reply(problem: Problem, text: str, *, mode: Mode = "free", chat_format: ChatFormat = GORAE) -> Grade:
-    """Grade the text of a reply in `chat_format`, that of the model's tokenizer, to a prompt that led to `mode`."""
+    """Grade the text of a reply in `chat_format`, that of the model's tokenizer, to a prompt that led to `mode`.
+
+    A format without thinking does not keep a base model from it: there the answer is the last paragraph.
+    """
     reply = parse_reply(text, mode, chat_format)
-    return Grade(reply.complete and reply.content == problem.answer, reply.complete, reply.content.strip() or None)
+    answer = reply.content.rpartition("\n\n")[2] if chat_format.thinks == "never" else reply.content
+    return Grade(reply.complete and answer == problem.answer, reply.complete, answer.strip() or None)

@@ -14,6 +14,7 @@ from typing import Any
 from gorae.tasks.sandbox import RunLimits, judge_by_tests
 
 _FENCE = re.compile(r"^```[^\n`]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
+_MARK = re.compile(r"</?think>|<｜[^｜]*｜>")  # control tokens, whose letters are no language's
 SCRIPTS = {
     "ko": (("ᄀ", "ᇿ"), ("ㄱ", "ㆎ"), ("가", "힣")),
     "zh": (("一", "鿿"), ("㐀", "䶿")),
@@ -77,7 +78,7 @@ def reward_language(completions: Sequence[Any], language: Sequence[str]) -> list
 def _share_of_script(text: str, language: str) -> float | None:
     if language not in SCRIPTS:
         raise ValueError(f"language={language!r} is none of {', '.join(SCRIPTS)}")
-    found = [script for script in map(_script_of, text) if script is not None]
+    found = [script for script in map(_script_of, _MARK.sub("", text)) if script is not None]
     return found.count(language) / len(found) if found else None
 
 

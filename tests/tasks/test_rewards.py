@@ -96,6 +96,7 @@ def test_a_reply_that_came_to_its_end_has_the_format():
         ("고래 is big", "ko", 2 / 7),
         ("кит", "en", 0),
         ("1 + 2 = 3", "en", None),
+        ("<think>\n고래\n</think>\n\n1<｜end▁of▁sentence｜>", "ko", 1),
     ],
 )
 def test_a_language_is_known_by_its_letters(text, language, share):

@@ -34,7 +34,7 @@ EXTRA_MEASURED: dict[str, tuple[str, Mode]] = {
 }
 
 
-def run_evidence(folder: Path, settings: LaptopSettings) -> dict[str, Any]:
+def reproduce_reasoning(folder: Path, settings: LaptopSettings) -> dict[str, Any]:
     """The recipe and its controls for every seed, then medians and the bar they are held to; all kept in `folder`."""
     reports = {str(seed): report_of_seed(folder / f"seed-{seed}", replace(settings, seed=seed)) for seed in SEEDS}
     median = median_of_seeds(list(reports.values()))
