@@ -1,9 +1,10 @@
 """Whole runs: which stages there are, in what order, and how a killed run goes on."""
 
-from gorae.recipes.reproduce import reproduce_reasoning
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
 from gorae.recipes.parity import ParityReport, run_parity
+from gorae.recipes.r1 import run_r1
+from gorae.recipes.reproduce import SEEDS, reproduce_reasoning
 from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
@@ -11,6 +12,7 @@ from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measur
 from gorae.recipes.task import TaskSettings, evaluate_on_task, print_earned, tune_on_task
 
 __all__ = [
+    "SEEDS",
     "STAGES",
     "EvaluateSettings",
     "LaptopSettings",
@@ -32,6 +34,7 @@ __all__ = [
     "reproduce_reasoning",
     "run_laptop",
     "run_parity",
+    "run_r1",
     "serve_model",
     "served_model",
     "set_up_process",

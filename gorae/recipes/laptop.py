@@ -78,9 +78,7 @@ def imitate_teacher(folder: Path, meter: Meter, *, start: Path, settings: Laptop
 
 def report(run: Run[LaptopSettings]) -> dict[str, Any]:
     """Measure every model, then write table, pictures and bill; the run's wall time is that of all its attempts."""
-    models: dict[str, tuple[Path, Mode]] = {
-        name: (run.folder / stage / "model", mode) for name, (stage, mode) in MEASURED.items()
-    }
+    models = models_of(run.folder, MEASURED)
     measured = run.stage("evaluate", partial(measure, models=models, settings=run.settings))
     summaries = read_summaries(measured, list(models))
     draw_curves(run.folder, read_curves(run.folder), evaluation=summaries)
@@ -92,6 +90,11 @@ def report(run: Run[LaptopSettings]) -> dict[str, Any]:
     Console().print(bill.table())
     log(f"report: {run.folder / 'report.md'}")
     return written
+
+
+def models_of(folder: Path, measured: dict[str, tuple[str, Mode]]) -> dict[str, tuple[Path, Mode]]:
+    """The model folders of stages, and the mode in which each is to be asked."""
+    return {name: (folder / stage / "model", mode) for name, (stage, mode) in measured.items()}
 
 
 def read_curves(folder: Path, *more_stages: str) -> dict[str, list[dict[str, float]]]:

@@ -42,6 +42,8 @@ from gorae.train import (
 
 MEASURE_EVERY = 100  # updates between two measurements on held-out text
 HELD_OUT_ROWS = 64
+MIXING = 0.5  # of the lines of a worked solution in words: a third of all is in another language than the problem
+WORDS_TOKENS = 12  # that its words take, at most
 SAMPLING_PROMPTS = 128  # prompts a teacher answers between two saves
 
 GradeOne = Callable[[Problem, Output], float]
@@ -113,6 +115,16 @@ def cold_start_examples(tokenizer: Tokenizer, settings: LaptopSettings) -> list[
     problems = draw_problems(f"cold start/{settings.seed}", sealed=sealed_items(settings.prepare).fingerprints)
     drawn = islice(problems, settings.cold_start.num_examples)
     return [cold_start_example(tokenizer, problem, random, settings) for problem in drawn]
+
+
+def in_words_of(settings: LaptopSettings) -> LaptopSettings:
+    """The settings, but for worked solutions whose lines name their operations, and the room that takes."""
+    return replace(
+        settings,
+        cold_start=replace(settings.cold_start, mixing=MIXING),
+        rl=replace(settings.rl, max_tokens=settings.rl.max_tokens + WORDS_TOKENS),
+        evaluate=replace(settings.evaluate, max_tokens=settings.evaluate.max_tokens + WORDS_TOKENS),
+    )
 
 
 def cold_start_example(tokenizer: Tokenizer, problem: Problem, random: Random, settings: LaptopSettings) -> Example:
@@ -190,8 +202,12 @@ def sample_teacher(
             flops += meter.flops - counted
             metrics.write(number, flops=flops, kept=len(kept) / len(rollouts))
             # Last, since a chunk is done when its file is there.
-            replace_text(folder / f"traces-{number:06}.jsonl", "".join(json.dumps(vars(one)) + "\n" for one in kept))
+            write_traces(folder, number, kept)
             bar.advance(len(chunk), kept=len(kept) / len(rollouts))
+
+
+def write_traces(folder: Path, number: int, examples: Sequence[Example]) -> None:
+    replace_text(folder / f"traces-{number:06}.jsonl", "".join(json.dumps(vars(one)) + "\n" for one in examples))
 
 
 def read_traces(folder: Path) -> list[Example]:

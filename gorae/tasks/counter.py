@@ -130,7 +130,12 @@ class SealedItems:
         return hashlib.sha256("\n".join(problem.prompt for problem in self.problems).encode()).hexdigest()
 
 
+def turn(random: Random) -> tuple[str, str]:
+    """A single turn of the counter, as a schoolbook asks it: `7*8=` and `6`."""
+    value, sign, number = random.randrange(10), random.choice("+-*"), random.randrange(1, 10)
+    return f"{value}{sign}{number}=", str(apply(sign, value, number))
+
+
 def drill(random: Random, *, num_lines: int = 16) -> str:
-    """Lines of single turns of the counter, `7*8=6`, as a schoolbook prints them."""
-    turns = [(random.randrange(10), random.choice("+-*"), random.randrange(1, 10)) for _ in range(num_lines)]
-    return "\n".join(f"{value}{sign}{number}={apply(sign, value, number)}" for value, sign, number in turns)
+    """Lines of single turns, with their results."""
+    return "\n".join("".join(turn(random)) for _ in range(num_lines))

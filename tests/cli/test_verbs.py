@@ -11,9 +11,10 @@ import pytest
 import gorae.cli
 from gorae.cli import _stages, main
 from gorae.client import ClientError, Delta
+from gorae.recipes import SEEDS
 
 VERBS = ("run", "prepare", "train", "tune", "distill", "evaluate", "convert", "inspect", "serve", "chat", "doctor")
-VERBS += ("bench", "parity", "tasks")
+VERBS += ("bench", "parity", "tasks", "reproduce")
 SUMMARY = {
     "pass_at_1": 0.25,
     "ci95": [0.1, 0.4],
@@ -32,9 +33,12 @@ def calls(monkeypatch):
     def stand_in(name, result=None):
         return lambda *words, **named: (noted.append((name, *words, named)), result)[1]
 
-    run, serve, evaluate = (import_module(f"gorae.cli.{verb}") for verb in ("run", "serve", "evaluate"))
-    for name in ("run_laptop", "run_evidence", "serve_model"):
-        monkeypatch.setattr(run, name, stand_in(name))
+    verbs = ("run", "serve", "evaluate", "reproduce")
+    run, serve, evaluate, reproduce = (import_module(f"gorae.cli.{verb}") for verb in verbs)
+    for recipe, (_, stage) in list(run.RECIPES.items()):
+        monkeypatch.setitem(run.RECIPES, recipe, (stand_in(f"run_{recipe}"), stage))
+    monkeypatch.setattr(run, "serve_model", stand_in("serve_model"))
+    monkeypatch.setattr(reproduce, "reproduce_reasoning", stand_in("reproduce_reasoning"))
     monkeypatch.setattr(serve, "serve_model", stand_in("serve_model"))
     monkeypatch.setattr(evaluate, "evaluate_folder", stand_in("evaluate_folder", SUMMARY))
     monkeypatch.setattr(_stages.Run, "open", stand_in("open", "the run"))
@@ -68,12 +72,24 @@ def test_run_without_serving_stops_after_the_report(calls):
     assert [call[:2] for call in calls] == [("run_laptop", Path("runs/laptop"))]
 
 
-def test_run_with_evidence_gathers_it_and_serves_nothing(calls):
-    assert main(["run", "laptop", "--evidence"]) == 0
-    assert [call[0] for call in calls] == ["run_evidence"]
+def test_run_r1_serves_what_its_last_stage_made(calls):
+    assert main(["run", "r1"]) == 0
+    assert [call[:2] for call in calls] == [
+        ("run_r1", Path("runs/r1")),
+        ("serve_model", Path("runs/r1/rl_for_all/model")),
+    ]
 
 
-def test_there_is_one_recipe(calls, capsys):
+def test_reproduce_takes_fresh_seeds_or_those_it_is_told_of(calls):
+    assert main(["reproduce", "reasoning"]) == 0
+    assert main(["reproduce", "reasoning", "--seeds", "7", "8", "--threads", "1", "--out", "there"]) == 0
+    assert [(name, folder, settings.threads, list(seeds)) for name, folder, settings, seeds, _ in calls] == [
+        ("reproduce_reasoning", Path("runs/reasoning"), None, list(SEEDS)),
+        ("reproduce_reasoning", Path("there"), 1, [7, 8]),
+    ]
+
+
+def test_a_recipe_that_is_none_is_refused_with_those_there_are(calls, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["run", "moonshot"])
     assert exit_.value.code == 2

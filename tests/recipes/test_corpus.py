@@ -127,6 +127,21 @@ def test_cold_start_conversations_are_well_formed_and_think_in_their_share(setti
     assert len({tuple(one.prompt_ids) for one in examples}) == 200
 
 
+def test_a_cold_start_in_words_thinks_in_as_many_languages_as_it_is_told_to(settings, tokenizer):
+    for mixing, foreign in ((0.0, 0.0), (0.5, 1 / 3)):
+        examples = learn.cold_start_examples(
+            tokenizer, replace(settings, cold_start=replace(settings.cold_start, mixing=mixing))
+        )
+        thoughts = [parse_reply(tokenizer.decode(one.reply_ids)).reasoning for one in examples]
+        told = [line for thought in thoughts if thought for line in thought.splitlines()]
+        assert all(re.match(r"[①-⑤]\w+ \d[+*-]\d=\d$", line) for line in told)
+        asked = [tokenizer.decode(one.prompt_ids) for one in examples]
+        english = [t for a, t in zip(asked, thoughts, strict=True) if t and not re.search("[가-힣一-鿿]", a)]
+        lines = [line for thought in english for line in thought.splitlines()]
+        share = sum(re.search("[가-힣一-鿿]", line) is not None for line in lines) / len(lines)
+        assert share == pytest.approx(foreign, abs=0.12)
+
+
 def test_all_three_languages_are_in_the_cold_start(settings, tokenizer):
     prompts = [tokenizer.decode(one.prompt_ids) for one in learn.cold_start_examples(tokenizer, settings)]
     korean = sum(re.search("[가-힣]", prompt) is not None for prompt in prompts)

@@ -7,6 +7,7 @@ from gorae.config import forward_flops, training_flops
 from gorae.engine import Output
 from gorae.recipes import compute, learn
 from gorae.tasks import Problem
+from gorae.text import PLAIN
 from gorae.train import Batch
 
 PROBLEM = Problem("en", (("+", 6),), "1 plus 6?")
@@ -21,6 +22,17 @@ def test_the_reward_is_the_exact_answer_and_format_of_a_reply_that_ended_by_itse
     assert 0 < learn.reward_by_grade(PROBLEM, output("</think>8")) < 0.2
     assert learn.reward_by_grade(PROBLEM, output("7")) == 0
     assert learn.reward_by_grade(PROBLEM, output("</think>7", reason="length")) == 0
+
+
+def test_a_reply_in_the_language_of_its_problem_earns_as_much_again():
+    assert learn.reward_in_one_language(PROBLEM, output("<think>\n①plus 1+6=7\n</think>\n\n7")) == 2.0
+    assert learn.reward_in_one_language(PROBLEM, output("<think>\n①더하기 1+6=7\n</think>\n\n7")) == 1.0
+    assert learn.reward_in_one_language(PROBLEM, output("</think>7")) == 1.0, "digits are no language"
+
+
+def test_a_reply_as_the_corpus_has_it_earns_its_answer():
+    for text, reward in (("\n①1+6=7\n\n7", 1.0), ("7", 1.0), ("\n①1+6=8\n\n8", 0.1)):
+        assert learn.reward_by_grade(PROBLEM, output(text), chat_format=PLAIN) == pytest.approx(reward)
 
 
 def test_the_controls_reward_is_a_fair_coin_that_does_not_know_the_answer():

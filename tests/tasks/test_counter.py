@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from gorae.tasks import LANGUAGES, Problem, SealedItems, draw_problem, draw_problems, drill
+from gorae.tasks import LANGUAGES, Problem, SealedItems, draw_problem, draw_problems, drill, reward_language
 
 OPERATIONS = {
     "ko": {"더하기": "+", "빼기": "-", "곱하기": "*"},
@@ -111,6 +111,21 @@ def test_mistakes_are_planted_at_the_rate_asked_for_and_carried_on(problems, rat
         assert answer == lines[-1][3]
     # A random digit is right by chance once in ten times; four deviations of a share of 9,000 lines or more are 0.02.
     assert abs(wrong / num_lines - 0.9 * rate) < 0.02
+
+
+def test_a_solution_in_words_says_the_same_and_names_each_operation_in_its_language_or_mixed(problems):
+    random, foreign, lines = Random(0), 0, 0
+    for problem in problems:
+        reasoning, _ = problem.worked_solution(random)
+        own = problem.in_words(reasoning, random, mixing=0.0)
+        (share,) = reward_language([own], [problem.language])
+        assert share == 1.0
+        mixed = problem.in_words(reasoning, random, mixing=0.5)
+        assert re.sub(r"[^\W\d①-⑤]+ ", "", mixed) == reasoning
+        pairs = list(zip(own.splitlines(), mixed.splitlines(), strict=True))
+        foreign += sum(one != other for one, other in pairs)
+        lines += len(pairs)
+    assert foreign / lines == pytest.approx(1 / 3, abs=0.05)
 
 
 def test_a_drill_is_right_in_every_line():

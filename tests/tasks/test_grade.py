@@ -123,3 +123,9 @@ def test_a_reply_in_any_format_is_graded_by_its_own_rules(chat_format, mode, tex
 )
 def test_a_reply_in_the_format_of_another_model_earns_nothing(chat_format, mode, text):
     assert grade_reply(PROBLEM, text, mode=mode, chat_format=chat_format).reward == 0
+
+
+def test_a_base_model_that_answers_without_a_format_is_graded_by_its_last_paragraph():
+    for text, correct in (("7", True), ("\n1+6=7\n\n7", True), ("\n1+6=7\n\n8", False), ("\n1+6=7", False)):
+        grade = grade_reply(PROBLEM, text, mode="direct", chat_format=PLAIN)
+        assert (grade.correct, grade.well_formed) == (correct, True), text
