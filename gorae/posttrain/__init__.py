@@ -14,7 +14,7 @@ from gorae.posttrain.reference import Reference
 from gorae.posttrain.refill import sample_until_live
 from gorae.posttrain.replay import replay_of
 from gorae.posttrain.rollout import Rollout, rollouts_of, sample_groups, sample_rollouts
-from gorae.posttrain.sft import Example, example_batches
+from gorae.posttrain.sft import Example, example_batches, training_row
 from gorae.posttrain.sides import EndpointSide, GoraeSide, Prompt, Side, TransformersSide, widest
 from gorae.posttrain.taught import (
     FeatureCache,
@@ -75,6 +75,7 @@ __all__ = [
     "taught_batches",
     "teacher_features",
     "top_k_kl",
+    "training_row",
     "truncated",
     "widest",
 ]

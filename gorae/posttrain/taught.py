@@ -75,11 +75,10 @@ class FeatureCache:
         with safe_open(self.path(block), framework="pt") as file:
             return json.loads(file.metadata()["values"])
 
-    def write(self, block: int, features_NX: Tensor, *, flops: float) -> None:
-        """Keep the features of a block's replies, one behind the other, and what reading them took."""
-        parts = features_NX.split([len(one.reply_ids) for one in self.rows(block)])
+    def write(self, block: int, features: Sequence[Tensor], flops: float) -> None:
+        """Keep the features [T, X] of each of a block's replies, and what reading them took."""
         values = {"flops": flops, "examples": self.fingerprint(block)}
-        save_state(self.path(block), {str(place): part.clone() for place, part in enumerate(parts)}, values)
+        save_state(self.path(block), {str(place): one.clone() for place, one in enumerate(features)}, values)
 
     def read(self, place: int) -> Tensor:
         """Features [T, X] of the reply of an example."""

@@ -48,7 +48,9 @@ def cache(tmp_path, teacher, examples, monkeypatch) -> FeatureCache:
     monkeypatch.setattr(module, "BLOCK", 2)
     cache = FeatureCache(tmp_path, examples)
     for block in cache.missing():
-        cache.write(block, batch_of(teacher, cache.rows(block)).features_NX, flops=10.0 + block)
+        rows = cache.rows(block)
+        features = batch_of(teacher, rows).features_NX.split([len(one.reply_ids) for one in rows])
+        cache.write(block, features, flops=10.0 + block)
     return cache
 
 
