@@ -14,7 +14,7 @@ from torch import Tensor
 from gorae.model import Network
 from gorae.posttrain.divergence import in_chunks, reverse_kl, sampled_reverse_kl
 from gorae.posttrain.grpo import divergence
-from gorae.posttrain.rollout import Rollout
+from gorae.posttrain.rollout import CUT_OFF, Rollout
 from gorae.posttrain.sft import training_row
 from gorae.posttrain.taught import TaughtBatch, both_log_probs, teacher_features
 from gorae.train import Batch, Loss, OptimizerSettings, Schedule, pad_batch
@@ -59,7 +59,9 @@ class OnPolicyBatch(TaughtBatch):
 
 def on_policy_batch(rollouts: Sequence[Rollout], teacher: Network, *, pad_id: int) -> OnPolicyBatch:
     """The batch of replies, read by the teacher."""
-    rows = pad_batch([training_row(one.prompt_ids, one.reply_ids) for one in rollouts], pad_id)
+    rows = pad_batch(
+        [training_row(one.prompt_ids, one.reply_ids, is_learnt=one.is_sampled) for one in rollouts], pad_id
+    )
     return OnPolicyBatch(
         rows.token_ids_BT,
         rows.weights_BT,
@@ -74,8 +76,8 @@ def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
     rewards = [one.reward for one in rollouts if one.reward is not None]
     return {
         "reward": sum(rewards) / len(rewards) if rewards else float("nan"),
-        "completions/mean_length": sum(len(one.reply_ids) for one in rollouts) / len(rollouts),
-        "completions/clipped_ratio": sum(one.finish_reason == "length" for one in rollouts) / len(rollouts),
+        "completions/mean_length": sum(one.num_sampled for one in rollouts) / len(rollouts),
+        "completions/clipped_ratio": sum(one.finish_reason in CUT_OFF for one in rollouts) / len(rollouts),
         "completions/ungraded_ratio": 1 - len(rewards) / len(rollouts),
     }
 

@@ -55,6 +55,16 @@ def test_the_loss_is_the_mean_divergence_over_all_tokens_that_the_student_wrote(
     assert full.figures["teacher_kl"] == sampled.figures["teacher_kl"] == full.total.item()
 
 
+def test_tokens_that_an_environment_wrote_are_read_and_not_learnt(model, teacher, roll):
+    (one,) = roll(SamplingParams(max_tokens=6), num_prompts=1, num_samples=1)
+    is_sampled = [True, True, False, False, True, True]
+    written = replace(one, is_sampled=is_sampled, log_probs=[one.log_probs[place] for place in (0, 1, 4, 5)])
+    whole, part = (on_policy_batch([rollout], teacher, pad_id=0) for rollout in (one, written))
+    assert torch.equal(part.features_NX, whole.features_NX[is_sampled])
+    assert part.figures["completions/mean_length"] == 4
+    assert on_policy_loss(model.network, part, teacher=teacher).figures["mismatch_kl"] == 0
+
+
 def test_rewards_are_reported_and_teach_nothing(model, teacher, roll):
     params = SamplingParams(max_tokens=5)
     one = on_policy_batch(roll(params, reward=lambda number, output: 1.0), teacher, pad_id=0)
