@@ -4,6 +4,7 @@ from gorae.posttrain.advantage import group_advantages
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
 from gorae.posttrain.divergence import forward_kl, reverse_kl, sampled_reverse_kl, top_k_kl
+from gorae.posttrain.esft import expert_shares, relevant_experts
 from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
 from gorae.posttrain.mismatch import QUANTILES, Correction, Mismatch, masked, measure_mismatch, of_sequences, truncated
@@ -50,6 +51,7 @@ __all__ = [
     "TransformersSide",
     "compare_layers",
     "example_batches",
+    "expert_shares",
     "forward_kl",
     "group_advantages",
     "keep_correct",
@@ -63,6 +65,7 @@ __all__ = [
     "on_policy_loss",
     "policy_batch",
     "policy_loss",
+    "relevant_experts",
     "replay_of",
     "require_same_tokens",
     "reverse_kl",
