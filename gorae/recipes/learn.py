@@ -162,20 +162,21 @@ def reward_at_random(_: Problem, output: Output) -> float:
 def reinforce_on_counter(
     folder: Path, meter: Meter, *, settings: LaptopSettings, grade: GradeOne = reward_by_grade, **options: Any
 ) -> None:
-    """`reinforce` on fresh problems about the counter, none of them sealed."""
-    sealed = sealed_items(settings.prepare).fingerprints
-
-    def ask(batch: int) -> Questions:
-        drawn = draw_problems(f"{folder.name}/{settings.seed}/{batch}", sealed=sealed)
-        problems = list(islice(drawn, settings.rl.most_prompts))
-        return Questions(
-            [[Message("user", problem.prompt)] for problem in problems],
-            lambda groups, first: [
-                [grade(problems[number], output) for output in group] for number, group in enumerate(groups, first)
-            ],
-        )
-
+    """`reinforce` on fresh problems about the counter."""
+    ask = partial(counter_questions, settings, f"{folder.name}/{settings.seed}", settings.rl.most_prompts, grade)
     reinforce(folder, meter, ask=ask, wanted=settings.rl, seed=settings.seed, **options)
+
+
+def counter_questions(settings: LaptopSettings, name: str, count: int, grade: GradeOne, batch: int) -> Questions:
+    """Problems about the counter that a batch may ask, drawn from `name` and its number, none of them sealed."""
+    drawn = draw_problems(f"{name}/{batch}", sealed=sealed_items(settings.prepare).fingerprints)
+    problems = list(islice(drawn, count))
+    return Questions(
+        [[Message("user", problem.prompt)] for problem in problems],
+        lambda groups, first: [
+            [grade(problems[number], output) for output in group] for number, group in enumerate(groups, first)
+        ],
+    )
 
 
 def sample_teacher(

@@ -19,12 +19,15 @@ from rich.table import Table
 from gorae.config import as_dict
 from gorae.evals import draw_curves, evaluation_markdown, median_of_seeds, print_table, write_report
 from gorae.observe import Meter, format_flops, log, read_prices, replace_text
+from gorae.posttrain import OnPolicySettings
 from gorae.recipes.claims import CLAIMS, claims_table
 from gorae.recipes.compute import flops_of
 from gorae.recipes.foreign import measure_foreign_family
 from gorae.recipes.laptop import MEASURED, circumstances, make_models, models_of, read_curves, tune_on_cold_start
 from gorae.recipes.learn import (
+    counter_questions,
     in_words_of,
+    read_traces,
     reinforce_on_counter,
     reward_at_random,
     reward_by_grade,
@@ -33,13 +36,17 @@ from gorae.recipes.learn import (
 from gorae.recipes.measure import measure, read_summaries
 from gorae.recipes.run import Run
 from gorae.recipes.settings import LaptopSettings
+from gorae.recipes.teach import distil_from_logits, distil_on_policy
 from gorae.text import PLAIN, Mode
-from gorae.train import Schedule
+from gorae.train import OptimizerSettings, Schedule
 
 SEEDS = (401, 402, 403)  # none of them used while the recipe was tuned
 ITEMS = 300
 ENOUGH_STEPS = 10_000  # of learning on the student: its compute runs out long before
 AS_A_TEXT = "{{ bos_token }}{{ messages[-1]['content'] }}\n="  # how the base model has read problems
+
+LOGIT_STEPS = 230  # as many of these as the compute allows, and no more, so that the rate has its decay
+ON_POLICY = OnPolicySettings(steps=110, optimizer=OptimizerSettings(lr=4e-3, matrix_lr=1e-2))
 
 EXTRA_STAGES = (
     *("control", "zero", "mixed", "mixed_consistent", "int4", "int4_corrected"),
@@ -174,11 +181,20 @@ def learn_from_rounded(run: Run[LaptopSettings]) -> None:
 
 def teach_otherwise(run: Run[LaptopSettings]) -> dict[str, float]:
     """The student by RL, by the teacher's logits and on its own samples; returns what FLOPs each may take."""
-    folder = run.folder
+    folder, settings = run.folder, run.settings
     distilling = flops_of(folder / "traces") + flops_of(folder / "distill")
     budgets = {"student_rl": distilling, "student_rl_all": distilling + flops_of(folder / "rl")}
     for name, flops in budgets.items():
-        run.stage(name, partial(reinforce_student, settings=run.settings, max_flops=flops))
+        run.stage(name, partial(reinforce_student, settings=settings, max_flops=flops))
+    shared = {"teacher": folder / "rl/model", "start": folder / "student_cold_start/model", "seed": settings.seed}
+    wanted = replace(settings.distill.tune, steps=LOGIT_STEPS)
+    by_logits = partial(distil_from_logits, examples=read_traces(folder / "traces"), wanted=wanted, **shared)
+    budgets["student_logits"] = flops_of(folder / "distill")  # the traces, which it learns from too, come on top
+    run.stage("student_logits", partial(by_logits, max_flops=budgets["student_logits"]))
+    asked = partial(counter_questions, settings, f"policy/{settings.seed}", ON_POLICY.num_prompts, reward_by_grade)
+    wanted = replace(ON_POLICY, max_tokens=settings.rl.max_tokens)
+    budgets["student_policy"] = distilling
+    run.stage("student_policy", partial(distil_on_policy, ask=asked, wanted=wanted, max_flops=distilling, **shared))
     return budgets
 
 

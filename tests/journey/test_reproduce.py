@@ -54,8 +54,8 @@ def test_a_student_taught_otherwise_spends_what_distilling_took_and_at_most_a_st
         compute, distilling = one["compute"], stages["traces"] + stages["distill"]
         assert compute.keys() == {"student_rl", "student_rl_all", "student_logits", "student_policy"}
         for name, spent in compute.items():
-            allowed = distilling + stages["rl"] * (name == "student_rl_all")
-            assert spent["allowed"] == pytest.approx(allowed), name
+            allowed = stages["distill"] if name == "student_logits" else distilling
+            assert spent["allowed"] == pytest.approx(allowed + stages["rl"] * (name == "student_rl_all")), name
             assert spent["counted"] >= spent["allowed"], name
             seed = one["settings"]["seed"]
             num_steps = len((run / f"seed-{seed}/{name}/metrics.jsonl").read_text().splitlines())
