@@ -59,20 +59,23 @@ def write_report(
 def print_table(evaluation: Mapping[str, dict[str, Any]], console: Console | None = None) -> None:
     """Print the summaries of the models, one a row, on the screen, and the hashes of the items they were asked."""
     asked = {(one["items"], one["items_sha256"]): None for one in evaluation.values() if "items_sha256" in one}
-    notes = [_NOTE, *(f"{items} items, SHA-256 {digest}" for items, digest in asked)]
     columns = [cells for cells in zip(*_rows(evaluation), strict=True) if not asked or cells[0] != "items"]
     header, *rows = zip(*columns, strict=True)
     # Narrow headings, no percent signs and no rules between columns: the table fits a terminal of 100 columns.
     layout: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
-    layout |= {"caption": "\n".join(notes), "caption_justify": "left"}
-    table = Table(title="Evaluation, shares in %", title_justify="left", **layout)
+    table = Table(
+        title="Evaluation, shares in %", caption=_NOTE, title_justify="left", caption_justify="left", **layout
+    )
     for number, column in enumerate(header):
         for words, narrow in _HEADINGS.items():
             column = column.replace(words, narrow)
         table.add_column(column, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
     for row in rows:
         table.add_row(*(cell.replace("%", "") for cell in row))
-    (console or Console()).print(table)
+    console = console or Console()
+    console.print(table)
+    for items, digest in asked:
+        console.print(f"{items} items, SHA-256 {digest}", highlight=False, soft_wrap=True)
 
 
 def evaluation_markdown(evaluation: Mapping[str, dict[str, Any]]) -> str:

@@ -80,6 +80,7 @@ class Evaluation:
         scores = self.item_scores
         num_samples = max(map(len, self.samples))
         every = [sample for samples in self.samples for sample in samples]
+        languages = sorted({language for language in self.languages if language is not None})
         known = [sample.consistency for sample in every if sample.consistency is not None]
         return {
             "pass_at_1": _mean(scores),
@@ -89,9 +90,7 @@ class Evaluation:
             "mean_length": _mean(sample.num_tokens for sample in every),
             "consistency": _mean(known) if known else None,
             "items": len(scores),
-            "by_language": {
-                language: self._summarise(language) for language in sorted(filter(None, {*self.languages}))
-            },
+            "by_language": {language: self._summarise(language) for language in languages},
         }
 
     def _summarise(self, language: str | None) -> dict[str, Any]:

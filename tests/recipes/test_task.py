@@ -184,7 +184,7 @@ def test_a_file_of_a_public_suite_is_evaluated_from_end_to_end(wanted, tmp_path,
     assert summary["pass_at_k"] == {"1": pytest.approx(2 / 12), "2": pytest.approx(1 / 3), "4": pytest.approx(2 / 3)}
     assert (summary["majority_at_4"], summary["items"], summary["grader_errors"]) == (0, 3, 0)
     printed = capsys.readouterr().out
-    assert f"items: SHA-256 {summary['items_sha256']}" in printed
+    assert f"3 items, SHA-256 {summary['items_sha256']}" in printed
     assert max(map(len, printed.splitlines())) <= 100
 
 
