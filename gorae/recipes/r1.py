@@ -15,7 +15,7 @@ from rich.console import Console
 
 from gorae.config import as_dict
 from gorae.engine import Engine, SamplingParams
-from gorae.evals import draw_curves
+from gorae.evals import draw_curves, print_table
 from gorae.observe import Meter, log, read_prices, replace_text
 from gorae.posttrain import Example, keep_correct, rollouts_of, sample_groups
 from gorae.recipes.laptop import make_models, read_curves
@@ -29,7 +29,6 @@ from gorae.recipes.task import (
     learn,
     measure,
     messages_of,
-    print_earned,
     read_summary,
     seal,
 )
@@ -112,7 +111,7 @@ def report(run: Run[LaptopSettings]) -> dict[str, Any]:
     }
     draw_curves(run.folder, read_curves(run.folder, *STAGES), evaluation={})
     bill = run.ledger.bill(read_prices())
-    print_earned(measured)
+    print_table(measured)
     Console().print(bill.table())
     told = {"measured": measured, "bill": bill.as_dict(), "settings": as_dict(run.settings)}
     replace_text(run.folder / "report.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
