@@ -21,7 +21,7 @@ from gorae.text.messages import (
     Tool,
     ToolCall,
 )
-from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_reply, possible_start
+from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_after_results, parse_reply, possible_start
 from gorae.text.template import CHAT_TEMPLATE
 from gorae.text.tokenizer import Prompt, SpecialTokens, StreamDecoder, Tokenizer
 
@@ -57,6 +57,7 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolFormat",
+    "parse_after_results",
     "parse_reply",
     "possible_start",
     "read_conversation",
