@@ -16,7 +16,7 @@ from gorae.posttrain.advantage import deviation, group_advantages, is_live
 from gorae.posttrain.algorithm import Algorithm, find_algorithm, token_gains
 from gorae.posttrain.rollout import CUT_OFF, Rollout, reward_table
 from gorae.posttrain.sft import training_row
-from gorae.train import Batch, Loss, OptimizerSettings, Schedule, pad_batch, policy_outputs
+from gorae.train import AdapterSettings, Batch, Loss, OptimizerSettings, Schedule, pad_batch, policy_outputs
 
 KL_ROWS = 32  # enough to see the distance, an eighth of the cost of all rows
 
@@ -49,6 +49,7 @@ class GrpoSettings:
     num_refills: int = 0
     num_updates: int = 1
     optimizer: OptimizerSettings = OptimizerSettings(lr=5e-4, matrix_lr=None)
+    adapter: AdapterSettings = AdapterSettings()
     save_every: int = 10
 
     def __post_init__(self) -> None:
