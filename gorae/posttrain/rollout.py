@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from gorae.engine import Engine, Output, Routings, SamplingParams
+from gorae.posttrain.episode import Episode
+from gorae.posttrain.seeds import seed_of
 
 CUT_OFF = ("length", "turns")  # finish reasons of a reply that came to no end of its own
 
@@ -59,8 +61,8 @@ def sample_groups(
     is the number of the first of these prompts, where others of the step were sampled before.
     """
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
-    first_seed = seed * 1_000_003 + first * num_samples
-    each = [replace(params, seed=first_seed + place) for place in range(len(repeated))]
+    numbers = range(first * num_samples, first * num_samples + len(repeated))
+    each = [replace(params, seed=seed_of(seed, number)) for number in numbers]
     outputs = engine.generate(repeated, each)
     return [outputs[start : start + num_samples] for start in range(0, len(outputs), num_samples)]
 
@@ -70,7 +72,16 @@ def rollouts_of(
 ) -> list[Rollout]:
     """The replies of all groups with their rewards, one behind the other; `first` is the number of the first prompt."""
     return [
-        Rollout(o.prompt_token_ids, o.token_ids, o.logprobs, reward, number, o.finish_reason, o.routings)
+        Rollout(
+            o.prompt_token_ids,
+            o.token_ids,
+            o.logprobs,
+            reward,
+            number,
+            o.finish_reason,
+            o.routings,
+            o.is_sampled if isinstance(o, Episode) else None,
+        )
         for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)
         for o, reward in zip(group, given, strict=True)
     ]

@@ -23,11 +23,11 @@ from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import bootstrap_interval, draw_curves
 from gorae.observe import Ledger, Meter, Watch, log, read_metrics, read_prices, replace_text
-from gorae.posttrain import GrpoSettings, sample_groups
-from gorae.recipes.reinforce import Questions, reinforce
+from gorae.posttrain import CUT_OFF, Episode, GrpoSettings, World
+from gorae.recipes.reinforce import Questions, reinforce, sample_replies
 from gorae.recipes.run import Run, load_chat_model, set_up_process
 from gorae.recipes.settings import EvaluateSettings
-from gorae.tasks import Graders, Reply, Row, Verdict, identity_of
+from gorae.tasks import Environments, Graders, Reply, Row, Scene, Verdict, identity_of
 from gorae.text import Message, Mode, Tokenizer, parse_reply
 
 SEALED_SEED = 1 << 40  # rows to measure on are drawn from it, and no run learns from that seed
@@ -88,31 +88,49 @@ def listed(rows: Sequence[Row]) -> dict[str, Any]:
 
 def learn(folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str], settings: TaskSettings) -> None:
     """Reinforcement learning on rows that are not sealed."""
-    wanted, tokenizer = settings.rl, load_tokenizer(settings.model)
+    wanted, tokenizer, tools = settings.rl, load_tokenizer(settings.model), graders.tools()
     assert tokenizer is not None, "a model without a tokenizer could not have been measured before"
 
     def ask(batch: int) -> Questions:
         rows = graders.rows(settings.seed, batch * wanted.most_prompts, wanted.most_prompts, without=sealed)
-        return Questions([messages_of(row) for row in rows], partial(reward, rows=rows))
+        environments = Environments(graders, rows, wanted.num_samples)
+        world = None if tools is None else World(tools, environments.act)
+        return Questions([messages_of(row) for row in rows], partial(reward, environments=environments), world)
 
-    def reward(groups: Sequence[Sequence[Output]], first: int, rows: Sequence[Row]) -> list[list[float | None]]:
-        verdicts = grade(graders, tokenizer, rows[first : first + len(groups)], groups)
+    def reward(groups: Sequence[Sequence[Output]], first: int, environments: Environments) -> list[list[float | None]]:
+        verdicts = grade(environments, tokenizer, groups, first=first)
         if first == 0:  # a refill may be a single prompt
             require_some(verdicts)
         return [[verdict.reward for verdict in group] for group in verdicts]
 
-    reinforce(folder, meter, start=settings.model, ask=ask, wanted=wanted, seed=settings.seed)
+    reinforce(
+        folder, meter, start=settings.model, ask=ask, wanted=wanted, seed=settings.seed, prefix_cache=tools is not None
+    )
 
 
 def grade(
-    graders: Graders, tokenizer: Tokenizer, rows: Sequence[Row], groups: Sequence[Sequence[Output]]
+    environments: Environments, tokenizer: Tokenizer, groups: Sequence[Sequence[Output]], *, first: int = 0
 ) -> list[list[Verdict]]:
-    """A verdict on each reply."""
+    """A verdict on each reply to the rows from the first-th on."""
+    rows = environments.rows[first : first + len(groups)]
     replies = []
-    for row, group in zip(rows, groups, strict=True):
+    for place, (row, group) in enumerate(zip(rows, groups, strict=True), start=first):
         mode = tokenizer.encode_prompt(messages_of(row)).mode
-        replies.append([read_reply(tokenizer, mode, output) for output in group])
-    return graders.grade(rows, replies)
+        numbers = range(place * environments.num_samples, (place + 1) * environments.num_samples)
+        replies.append(
+            [
+                end_of(one, environments.scene(number, one.turns))
+                if isinstance(one, Episode)
+                else read_reply(tokenizer, mode, one)
+                for number, one in zip(numbers, group, strict=True)
+            ]
+        )
+    return environments.graders.grade(rows, replies)
+
+
+def end_of(episode: Episode, scene: Scene) -> Reply:
+    """What graders see of an episode."""
+    return Reply(episode.text, episode.content, episode.token_ids, scene, episode.error)
 
 
 def require_some(verdicts: Sequence[Sequence[Verdict]]) -> None:
@@ -154,11 +172,13 @@ def earned(
 ) -> dict[str, Any]:
     """What replies to rows earn, sampled at temperature 1 from fixed seeds."""
     model = load_chat_model(path)
-    engine = Engine(model, prefix_cache=False, count=meter.add)
-    prompts = [model.tokenizer.encode_chat(messages_of(row)) for row in rows]
+    tools, environments = graders.tools(), Environments(graders, rows, wanted.samples)
+    world = None if tools is None else World(tools, environments.act)
+    engine = Engine(model, prefix_cache=world is not None, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens)
-    groups = sample_groups(engine, prompts, num_samples=wanted.samples, params=params, seed=0)
-    verdicts = grade(graders, model.tokenizer, rows, groups)
+    asked, options = [messages_of(row) for row in rows], {"num_samples": wanted.samples, "params": params, "seed": 0}
+    groups = sample_replies(engine, asked, world, max_turns=wanted.max_turns, **options)
+    verdicts = grade(environments, model.tokenizer, groups)
     require_some(verdicts)
     return summarise(groups, verdicts)
 
@@ -175,8 +195,8 @@ def summarise(groups: Sequence[Sequence[Output]], verdicts: Sequence[Sequence[Ve
     return {
         "reward": mean(means),
         "ci95": list(bootstrap_interval(means)),
-        "mean_length": mean(len(output.token_ids) for output in outputs),
-        "clipped_ratio": mean(output.finish_reason == "length" for output in outputs),
+        "mean_length": mean(len(output.logprobs) for output in outputs),
+        "clipped_ratio": mean(output.finish_reason in CUT_OFF for output in outputs),
         "grader_errors": len(errors) / len(outputs),
         "first_error": errors[0] if errors else None,
         "rewards": rewards,

@@ -101,10 +101,10 @@ def distil_on_policy(
     params = SamplingParams(max_tokens=wanted.max_tokens)
 
     def make_batch(step: int) -> OnPolicyBatch:
-        conversations, reward = ask(step)
-        prompts = [model.tokenizer.encode_chat(one) for one in conversations[: wanted.num_prompts]]
+        questions = ask(step)
+        prompts = [model.tokenizer.encode_chat(one) for one in questions.conversations[: wanted.num_prompts]]
         groups = sample_groups(engine, prompts, num_samples=1, params=params, seed=seed * 1_000_000 + step)
-        rollouts = rollouts_of(groups, reward(groups, 0))
+        rollouts = rollouts_of(groups, questions.reward(groups, 0))
         return on_policy_batch(rollouts, taught.network, pad_id=model.tokenizer.pad_id)
 
     config = replace(model.config, num_mtp_modules=0)

@@ -92,16 +92,16 @@ def asked(row: Row) -> str:
 
 def _script_of(answer: Any) -> Script:
     """What an oracle wrote: a content, or calls and then a content. Raises GraderError for anything else."""
-    *calls, content = answer if isinstance(answer, list) and answer else [answer]
-    if not isinstance(content, str) or not all(isinstance(call, dict) and "name" in call for call in calls):
+    listed = answer if isinstance(answer, list) and answer else [answer]
+    calls: list[Any] = listed[:-1]
+    if not isinstance(listed[-1], str) or not all(isinstance(call, dict) and "name" in call for call in calls):
         raise GraderError(
             f"the oracle wrote {answer!r:.200}; it must write a text, or a list of calls, each "
             '{"name": ..., "arguments": {...}}, that ends in one'
         )
-    numbered = enumerate(calls)
-    return Script(
-        content, tuple(ToolCall(f"call_{n}", c["name"], json.dumps(c.get("arguments", {}))) for n, c in numbered)
-    )
+    arguments = [json.dumps(call.get("arguments", {}), ensure_ascii=False) for call in calls]
+    named = enumerate(zip(calls, arguments, strict=True))
+    return Script(listed[-1], tuple(ToolCall(f"call_{n}", call["name"], given) for n, (call, given) in named))
 
 
 def _in_form(form: str, script: Script) -> Script:
