@@ -61,10 +61,10 @@ def sample_episodes(
     """
     tokenizer = engine.tokenizer
     if tokenizer is None or (world.tools and tokenizer.chat_format.tools is None):
-        of = (
-            "no tokenizer" if tokenizer is None else f"the format {tokenizer.chat_format.name}, which has no tool calls"
+        has = "no tokenizer" if tokenizer is None else f"the format {tokenizer.chat_format.name}, without tool calls"
+        raise ValueError(
+            f"the task has tools to call and the model has {has}; take a model with a chat template of DeepSeek's"
         )
-        raise ValueError(f"the task has tools to call and the model has {of}; take one of DeepSeek's formats")
     repeated = [conversation for conversation in conversations for _ in range(num_samples)]
     courses = [_Course(number) for number in range(first * num_samples, first * num_samples + len(repeated))]
     begins = world.act([(course.number, ()) for course in courses])
@@ -73,12 +73,9 @@ def sample_episodes(
     for turn in range(max_turns):
         speaking = [course for course in courses if course.finish_reason is None]
         prompts = [course.prompt_ids + course.token_ids for course in speaking]
-        each = [
-            replace(
-                params, max_tokens=params.max_tokens - len(course.logprobs), seed=seed_of(seed, course.number, turn)
-            )
-            for course in speaking
-        ]
+        left = [params.max_tokens - len(course.logprobs) for course in speaking]
+        seeds = [seed_of(seed, course.number, turn) for course in speaking]
+        each = [replace(params, max_tokens=most, seed=own) for most, own in zip(left, seeds, strict=True)]
         for course, output in zip(speaking, engine.generate(prompts, each), strict=True):
             course.say(tokenizer, output)
         calling = [course for course in speaking if course.finish_reason is None]

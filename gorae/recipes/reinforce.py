@@ -83,7 +83,8 @@ def reinforce(
     engine = Engine(
         model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=prefix_cache, count=meter.add
     )
-    params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
+    has_experts = not all(map(model.config.is_dense, range(model.config.num_layers)))
+    params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature, routings=has_experts)
     config = replace(model.config, num_mtp_modules=0)
 
     def rows() -> Rows:

@@ -4,7 +4,7 @@ from gorae.tasks.counter import LANGUAGES, Problem, SealedItems, draw_problem, d
 from gorae.tasks.environment import Scene
 from gorae.tasks.grade import Grade, grade_reply
 from gorae.tasks.grading import Answer, Environments, Graders, Verdict
-from gorae.tasks.probe import Examination, Finding, examine
+from gorae.tasks.probe import Examination, Finding, earns_full_marks, examine
 from gorae.tasks.process import GraderError, Limits
 from gorae.tasks.read import READY, load_task
 from gorae.tasks.rewards import (
@@ -54,6 +54,7 @@ __all__ = [
     "draw_problem",
     "draw_problems",
     "drill",
+    "earns_full_marks",
     "examine",
     "grade_reply",
     "identity_of",
