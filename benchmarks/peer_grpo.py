@@ -23,9 +23,7 @@ class GrpoPeer:
             num_samples=self.work.samples,
             max_tokens=self.work.tokens,
             scale_rewards="none",
-            optimizer=OptimizerSettings(
-                lr=LEARNING_RATE, matrix_lr=None, betas=BETAS, max_grad_norm=MAX_GRAD_NORM
-            ),
+            optimizer=OptimizerSettings(lr=LEARNING_RATE, matrix_lr=None, betas=BETAS, max_grad_norm=MAX_GRAD_NORM),
         )
         self.model = load_chat_model(Path(path), trainable=True)
         self.engine = Engine(self.model, max_batch=self.work.replies, prefix_cache=False)
@@ -36,9 +34,7 @@ class GrpoPeer:
         """A step; the seconds of its parts, what was read and written, and the figures of its loss."""
         began = perf_counter()
         prompts = [self.model.tokenizer.encode(text) for text in prompts_of(number, self.work)]
-        groups = sample_groups(
-            self.engine, prompts, num_samples=self.work.samples, params=self.params, seed=number
-        )
+        groups = sample_groups(self.engine, prompts, num_samples=self.work.samples, params=self.params, seed=number)
         generated = perf_counter()
         rollouts = rollouts_of(groups, [[reward_of(reply.token_ids) for reply in group] for group in groups])
         batch = policy_batch(rollouts, self.settings, pad_id=self.model.tokenizer.pad_id)

@@ -132,7 +132,7 @@ class TrlPeer:
             self.calls.done.put(error)
 
     def turn(self, number: int) -> dict[str, Any]:
-        """The next step, which has the prompts of turn `number`; the seconds of its parts, what was read and written."""
+        """The step that is next, turn `number`; the seconds of its parts, what was read and written."""
         assert number == self.trainer.state.global_step, f"step {self.trainer.state.global_step} is next"
         self.seconds.clear()
         began = perf_counter()

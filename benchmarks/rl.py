@@ -158,11 +158,16 @@ def beside(ours: Worker, theirs: Worker, num_pairs: int) -> dict[str, dict[str, 
         pairs.append((ours.ask("turn", number=number), theirs.ask("turn", number=number)))
         require_equal_work(*pairs[-1])
         steps = [seconds_of(turn) for turn in pairs[-1]]
-        print(f"pair {number}: " + "  ".join(f"{steps[0][name]:.2f} {steps[1][name]:.2f}" for name in steps[0]), flush=True)
+        print(
+            f"pair {number}: " + "  ".join(f"{steps[0][name]:.2f} {steps[1][name]:.2f}" for name in steps[0]),
+            flush=True,
+        )
     told = compare(pairs[1:])
     print(f"{'seconds':<12} {'gorae':>8} {'trl':>8}  ratio  quartiles")
     for name, one in told.items():
-        print(f"{name:<12} {one['gorae']:>8.2f} {one['trl']:>8.2f} {one['ratio']:>6.2f}x {one['low']:.2f}-{one['high']:.2f}")
+        print(
+            f"{name:<12} {one['gorae']:>8.2f} {one['trl']:>8.2f} {one['ratio']:>6.2f}x {one['low']:.2f}-{one['high']:.2f}"
+        )
     return told
 
 

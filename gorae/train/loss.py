@@ -90,7 +90,7 @@ class PolicyOutputs(NamedTuple):
 def policy_outputs(network: Network, batch: Batch) -> PolicyOutputs:
     """Log-probabilities of the tokens that carry weight, row by row, and their mean entropy in nats."""
     chosen = batch.weights_BT[:, 1:] != 0
-    hidden_ND = network(batch.token_ids_BT[:, :-1]).hidden_BTD[chosen]
+    hidden_ND = network.read_rows(batch.token_ids_BT[:, :-1], batch.read_lengths).hidden_BTD[chosen]
     log_probs_NW = log_softmax(network.logits(hidden_ND))
     entropy = -(log_probs_NW.detach().exp() * log_probs_NW.detach()).sum(-1).mean().item()
     return PolicyOutputs(log_probs_NW.gather(-1, batch.token_ids_BT[:, 1:][chosen][:, None])[:, 0], entropy)
