@@ -165,9 +165,8 @@ def beside(ours: Worker, theirs: Worker, num_pairs: int) -> dict[str, dict[str, 
     told = compare(pairs[1:])
     print(f"{'seconds':<12} {'gorae':>8} {'trl':>8}  ratio  quartiles")
     for name, one in told.items():
-        print(
-            f"{name:<12} {one['gorae']:>8.2f} {one['trl']:>8.2f} {one['ratio']:>6.2f}x {one['low']:.2f}-{one['high']:.2f}"
-        )
+        seconds = f"{one['gorae']:>8.2f} {one['trl']:>8.2f}"
+        print(f"{name:<12} {seconds} {one['ratio']:>6.2f}x {one['low']:.2f}-{one['high']:.2f}")
     return told
 
 
