@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from gorae.engine import Engine, Output, SamplingParams
+from gorae.engine import Engine, Output, Policy, SamplingParams
 from gorae.posttrain.seeds import seed_of
 from gorae.tasks import Answer
 from gorae.text import Message, Mode, Tokenizer, Tool, parse_after_results, parse_reply
@@ -99,6 +99,7 @@ class _Course:
     mode: Mode = "free"
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    policy: list[Policy] = field(default_factory=list)
     is_sampled: list[bool] = field(default_factory=list)
     turns: list[Message] = field(default_factory=list)
     last: Output | None = None
@@ -127,6 +128,7 @@ class _Course:
         calls = reply.tool_calls if has_ended else ()
         self.token_ids += output.token_ids
         self.logprobs += output.logprobs
+        self.policy += output.policy or ()
         self.is_sampled += [True] * len(output.token_ids)
         self.turns.append(Message("assistant", reply.content, reply.reasoning, calls))
         self.last = output
@@ -164,6 +166,7 @@ class _Course:
             finish_reason=self.finish_reason,
             prompt_token_ids=self.prompt_ids,
             routings=self.last.routings if self.last else None,
+            policy=self.policy or None,
             turns=self.turns,
             is_sampled=self.is_sampled,
             content=self.content,

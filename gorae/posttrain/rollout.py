@@ -22,6 +22,8 @@ class Rollout:
     is_sampled: which of an episode's `reply_ids` the model sampled; the others are its environment's, are not learnt,
         and have no log-probability. None: all of them.
     routings: the experts that prompt and reply went to, where the parameters asked for them.
+    kept_ids: of each sampled token the ids [K] it was drawn from, where that was not the whole softmax at temperature 1
+        and the parameters asked for it; `log_probs` are then those it was drawn by. A single None: all ids.
     """
 
     prompt_ids: list[int]
@@ -32,6 +34,7 @@ class Rollout:
     finish_reason: str
     routings: Routings | None = field(default=None, compare=False)
     is_sampled: Sequence[bool] | None = None
+    kept_ids: Sequence[Tensor | None] | None = field(default=None, compare=False)
 
     @property
     def num_sampled(self) -> int:
@@ -75,12 +78,13 @@ def rollouts_of(
         Rollout(
             o.prompt_token_ids,
             o.token_ids,
-            o.logprobs,
+            o.logprobs if o.policy is None else [one.log_prob for one in o.policy],
             reward,
             number,
             o.finish_reason,
             o.routings,
-            o.is_sampled if isinstance(o, Episode) else None,
+            is_sampled=o.is_sampled if isinstance(o, Episode) else None,
+            kept_ids=None if o.policy is None else [one.kept_ids for one in o.policy],
         )
         for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)
         for o, reward in zip(group, given, strict=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gorae.checkpoint import save_model
-from gorae.engine import Engine, Output, SamplingParams
+from gorae.engine import Engine, Output
 from gorae.observe import Meter
 from gorae.posttrain import (
     GrpoSettings,
@@ -25,7 +25,7 @@ from gorae.posttrain import (
     sample_until_live,
 )
 from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies
-from gorae.recipes.compute import count_reading, count_training
+from gorae.recipes.compute import count_policy
 from gorae.recipes.run import load_chat_model
 from gorae.text import Message
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
@@ -84,7 +84,7 @@ def reinforce(
         model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=prefix_cache, count=meter.add
     )
     has_experts = not all(map(model.config.is_dense, range(model.config.num_layers)))
-    params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature, routings=has_experts)
+    params = wanted.sampling(routings=has_experts)
     config = replace(model.config, num_mtp_modules=0)
 
     def rows() -> Rows:
@@ -123,8 +123,7 @@ def reinforce(
         return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
 
     def count(batch: Batch) -> None:
-        count_training(meter, config, batch)
-        count_reading(meter, config, batch.token_ids_BT[: wanted.kl_rows])
+        count_policy(meter, config, batch, read_rows=wanted.kl_rows)
 
     trainer = Trainer(
         folder.name,

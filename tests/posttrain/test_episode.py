@@ -181,9 +181,10 @@ def caller(model, tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize("prefix_cache", [False, True])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_an_episode_of_several_turns_is_on_policy_to_the_last_bit(caller, tokenizer, prefix_cache, temperature):
-    params = SamplingParams(max_tokens=60, temperature=temperature, logit_bias={tokenizer.eos_id: 4.0}, routings=True)
+@pytest.mark.parametrize("drawn", [{}, {"temperature": 0.7, "top_k": 90}], ids=["whole", "cut"])
+def test_an_episode_of_several_turns_is_on_policy_to_the_last_bit(caller, tokenizer, prefix_cache, drawn):
+    settings = GrpoSettings(num_prompts=2, num_samples=4, max_tokens=60, **drawn)
+    params = replace(settings.sampling(routings=True), stop_token_ids=tuple(range(0, 280, 7)))
     engine = Engine(caller, prefix_cache=prefix_cache)
     room = Room(*["It is 35. " * 4] * 100)
     groups = sample_episodes(
@@ -191,11 +192,11 @@ def test_an_episode_of_several_turns_is_on_policy_to_the_last_bit(caller, tokeni
     )
     episodes = [one for group in groups for one in group]
     assert max(sum(turn.role == "tool" for turn in one.turns) for one in episodes) == 2
-    settings = GrpoSettings(num_prompts=2, num_samples=4)
     rollouts = rollouts_of(groups, [[float(place) for place in range(4)]] * 2)
     batch = policy_batch(rollouts, settings, pad_id=tokenizer.pad_id)
     with torch.no_grad():
-        assert torch.equal(policy_outputs(caller.network, batch).log_probs_N, batch.sampled_log_probs_N)
+        now_N = policy_outputs(caller.network, batch, sampling=batch.sampling).log_probs_N
+    assert torch.equal(now_N, batch.sampled_log_probs_N)
     figures = policy_loss(caller.network, batch, settings=settings).figures
     assert (figures["mismatch_kl"], figures["clip_ratio"]) == (0.0, 0.0)
     assert figures["routing_flips"] == 0.0
