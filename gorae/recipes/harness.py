@@ -150,7 +150,7 @@ class HarnessModel:
             raise ValueError(f"{num_tokens} tokens are to be written and {self.max_length} can be read; ask for fewer")
         stops = wanted.pop("until", [])
         texts, token_ids = self.stops([stops] if isinstance(stops, str) else stops)
-        sampled = {name: wanted.pop(name) for name in SAMPLING if name in wanted}
+        sampled: dict[str, Any] = {name: wanted.pop(name) for name in SAMPLING if name in wanted}
         if not wanted.pop("do_sample", sampled.get("temperature", 0) > 0):
             sampled = {"temperature": 0.0}
         for name, value in wanted.items():
