@@ -3,6 +3,14 @@
 from gorae.posttrain.advantage import group_advantages
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
+from gorae.posttrain.dpo import (
+    DpoSettings,
+    Preference,
+    PreferenceBatch,
+    preference_batches,
+    preference_loss,
+    reference_log_probs,
+)
 from gorae.posttrain.esft import expert_shares, relevant_experts
 from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
@@ -13,7 +21,7 @@ from gorae.posttrain.reference import Reference
 from gorae.posttrain.refill import sample_until_live
 from gorae.posttrain.replay import replay_of
 from gorae.posttrain.rollout import Rollout, rollouts_of, sample_groups, sample_rollouts
-from gorae.posttrain.sft import Example, example_batches
+from gorae.posttrain.sft import Example, example_batches, example_of
 from gorae.posttrain.sides import EndpointSide, GoraeSide, Prompt, Side, TransformersSide, widest
 
 __all__ = [
@@ -23,6 +31,7 @@ __all__ = [
     "Comparison",
     "Correction",
     "Difference",
+    "DpoSettings",
     "EndpointSide",
     "Example",
     "GoraeSide",
@@ -30,6 +39,8 @@ __all__ = [
     "Mismatch",
     "Parity",
     "PolicyBatch",
+    "Preference",
+    "PreferenceBatch",
     "Prompt",
     "Reference",
     "Rollout",
@@ -37,6 +48,7 @@ __all__ = [
     "TransformersSide",
     "compare_layers",
     "example_batches",
+    "example_of",
     "expert_shares",
     "group_advantages",
     "keep_correct",
@@ -47,6 +59,9 @@ __all__ = [
     "of_sequences",
     "policy_batch",
     "policy_loss",
+    "preference_batches",
+    "preference_loss",
+    "reference_log_probs",
     "relevant_experts",
     "replay_of",
     "rollouts_of",

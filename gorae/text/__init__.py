@@ -20,6 +20,7 @@ from gorae.text.messages import (
     Role,
     Tool,
     ToolCall,
+    check_conversation,
 )
 from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_reply, possible_start
 from gorae.text.template import CHAT_TEMPLATE
@@ -57,6 +58,7 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolFormat",
+    "check_conversation",
     "parse_reply",
     "possible_start",
     "read_conversation",
