@@ -1,26 +1,33 @@
 """Whole runs: which stages there are, in what order, and how a killed run goes on."""
 
 from gorae.recipes.evidence import run_evidence
+from gorae.recipes.examples import ExamplesSettings, PreferencesSettings, tune_on_examples, tune_on_preferences
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
 from gorae.recipes.parity import ParityReport, run_parity
 from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
-from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
+from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings, TuneSettings
 from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measure_speed
 from gorae.recipes.task import TaskSettings, evaluate_on_task, print_earned, tune_on_task
+from gorae.recipes.teach import distil_from_logits, distil_on_policy
 
 __all__ = [
     "STAGES",
     "EvaluateSettings",
+    "ExamplesSettings",
     "LaptopSettings",
     "ParityReport",
     "Peaks",
+    "PreferencesSettings",
     "Run",
     "ServeSettings",
     "Speed",
     "SpeedReport",
     "TaskSettings",
+    "TuneSettings",
+    "distil_from_logits",
+    "distil_on_policy",
     "evaluate_folder",
     "evaluate_on_task",
     "make_models",
@@ -35,5 +42,7 @@ __all__ = [
     "serve_model",
     "served_model",
     "set_up_process",
+    "tune_on_examples",
+    "tune_on_preferences",
     "tune_on_task",
 ]

@@ -106,7 +106,9 @@ def pairs_in(path: Path, start: Path) -> Iterator[Preference]:
             fitting_example(model, one.prompt, reply, one.place) for reply in (one.chosen, one.rejected)
         )
         if chosen.prompt_ids != rejected.prompt_ids:
-            raise ValueError(f"{one.place}: one reply thinks and the other does not, which this model is told beforehand")
+            raise ValueError(
+                f"{one.place}: one reply thinks and the other does not, which this model is told beforehand"
+            )
         yield Preference(chosen.prompt_ids, chosen.reply_ids, rejected.reply_ids)
 
 

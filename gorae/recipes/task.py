@@ -22,7 +22,7 @@ from gorae.checkpoint import load_tokenizer
 from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import bootstrap_interval, draw_curves
-from gorae.observe import Ledger, Meter, Watch, log, read_metrics, read_prices, replace_text
+from gorae.observe import Ledger, Meter, log, read_metrics, read_prices, replace_text, rung
 from gorae.posttrain import GrpoSettings, sample_groups
 from gorae.recipes.reinforce import Questions, reinforce
 from gorae.recipes.run import Run, load_chat_model, set_up_process
@@ -210,10 +210,7 @@ def report(run: Run[TaskSettings]) -> dict[str, Any]:
     measured = {name: read_summary(run.folder / name) for name in ("before", "after")}
     metrics = read_metrics(run.folder / "rl/metrics.jsonl")
     draw_curves(run.folder, {"rl": metrics}, evaluation={})
-    watch = Watch()
-    for record in metrics:
-        watch.see(int(record["step"]), record)
-    alarms = [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]
+    alarms = rung(metrics)
     bill = run.ledger.bill(read_prices())
     print_earned(measured)
     Console().print(bill.table())
