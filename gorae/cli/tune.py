@@ -1,8 +1,9 @@
 """Tune a model: by reinforcement learning on a task, on examples, on preferences, or as the laptop recipe does.
 
-With --model and --task: measure the model on rows kept apart, learn, and measure again; the model is OUT/rl/model. With
---examples, conversations to imitate, it is OUT/sft/model. With --preferences, pairs of replies of which one was chosen,
-it is OUT/dpo/model. All of them learn with less memory by --rl.adapter.rank, --sft.adapter.experts and the like.
+With --model and --task: measure the model on rows kept apart, say what learning will find and take, learn, and measure
+again; the model is OUT/rl/model. With --plan too, it ends before it learns; without, the same command goes on.
+With --model and --examples, conversations to imitate, it is OUT/sft/model; with --model and --preferences, pairs of
+replies of which one was chosen, OUT/dpo/model. Each learns on less memory by its adapter.rank or adapter.experts.
 Without --model: the recipe's cold start on worked solutions, then its reinforcement learning. Stages that come before
 are done first; stages already done in the run folder are not done again.
 """
@@ -44,13 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--examples", type=Path, help="or a .jsonl file of messages, or of prompt and completion")
     parser.add_argument("--preferences", type=Path, help="or a .jsonl file of prompt, chosen and rejected")
     parser.add_argument("--model", type=Path, help="where to begin: folder, Hugging Face id or .gguf file")
+    parser.add_argument("--plan", action="store_true", help="only say what learning a task will find and take")
 
 
 def run(args: argparse.Namespace) -> int:
     """The exit status: 3 if an alarm rang, though the run went on to its end."""
     given = [kind for kind in OF if getattr(args, kind) is not None]
     recipe = [field.name for field in fields(LaptopSettings)]
-    if not given and args.model is None:
+    if not given and args.model is None and not args.plan:
         require_of(args.overrides, recipe, "the laptop recipe")
         args.out = args.out or LAPTOP
         args.settings = LaptopSettings(**{name: getattr(args.settings, name) for name in recipe})
@@ -62,12 +64,14 @@ def run(args: argparse.Namespace) -> int:
             "learns it"
         )
     (kind,) = given
+    if args.plan and kind != "task":
+        raise ValueError(f"--plan is for a task, whose model is measured before it learns; with --{kind} leave it out")
     require_of(args.overrides, (*OF_ALL, *OF[kind]), f"a run with --{kind}")
     rows = getattr(args, kind)
     folder = args.out or Path("runs") / Path(str(rows).replace(":", "-")).stem
     shared = {name: getattr(args.settings, name) for name in (*OF_ALL, *OF[kind])}
     if kind == "task":
-        told = tune_on_task(folder, TaskSettings(rows, args.model, **shared))
+        told = tune_on_task(folder, TaskSettings(rows, args.model, **shared), only_plan=args.plan)
     elif kind == "examples":
         told = tune_on_examples(folder, ExamplesSettings(rows, args.model, **shared))
     else:

@@ -23,6 +23,7 @@ from gorae.text.messages import (
     check_conversation,
 )
 from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_reply, possible_start
+from gorae.text.scripts import SCRIPTS, language_of, share_of_language
 from gorae.text.template import CHAT_TEMPLATE
 from gorae.text.tokenizer import Prompt, SpecialTokens, StreamDecoder, Tokenizer
 
@@ -38,6 +39,7 @@ __all__ = [
     "PAD",
     "PLAIN",
     "R1",
+    "SCRIPTS",
     "THINK",
     "TOOL_TOKENS",
     "USER",
@@ -59,9 +61,11 @@ __all__ = [
     "ToolCallDelta",
     "ToolFormat",
     "check_conversation",
+    "language_of",
     "parse_reply",
     "possible_start",
     "read_conversation",
+    "share_of_language",
     "write_conversation",
     "write_prompt",
 ]
