@@ -1,5 +1,6 @@
 """Whole runs: which stages there are, in what order, and how a killed run goes on."""
 
+from gorae.recipes.examples import ExamplesSettings, PreferencesSettings, tune_on_examples, tune_on_preferences
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
 from gorae.recipes.parity import ParityReport, run_parity
@@ -16,9 +17,11 @@ __all__ = [
     "SEEDS",
     "STAGES",
     "EvaluateSettings",
+    "ExamplesSettings",
     "LaptopSettings",
     "ParityReport",
     "Peaks",
+    "PreferencesSettings",
     "Run",
     "ServeSettings",
     "Speed",
@@ -41,5 +44,7 @@ __all__ = [
     "serve_model",
     "served_model",
     "set_up_process",
+    "tune_on_examples",
+    "tune_on_preferences",
     "tune_on_task",
 ]

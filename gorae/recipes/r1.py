@@ -20,19 +20,11 @@ from gorae.observe import Meter, log, read_prices, replace_text
 from gorae.posttrain import Example, keep_correct, rollouts_of, sample_groups
 from gorae.recipes.laptop import make_models, read_curves
 from gorae.recipes.learn import fine_tune, in_words_of, read_traces, write_traces
+from gorae.recipes.measure import read_summaries
 from gorae.recipes.run import Run, load_chat_model
-from gorae.recipes.settings import LaptopSettings
-from gorae.recipes.task import (
-    TaskSettings,
-    grade,
-    identity_of,
-    learn,
-    measure,
-    messages_of,
-    read_summary,
-    seal,
-)
-from gorae.tasks import Graders
+from gorae.recipes.settings import EvaluateSettings, LaptopSettings
+from gorae.recipes.task import TaskSettings, earned, grade, learn, messages_of, seal
+from gorae.tasks import Environments, Graders, Row, identity_of
 from gorae.text import Message
 
 REASONING, QUICK, ALL = "readable_counter", "turns", "all_tasks"  # tasks that come with Gorae
@@ -56,10 +48,7 @@ def run_r1(folder: Path, settings: LaptopSettings) -> dict[str, Any]:
         run.stage("rejection", partial(reject, run=run, graders=graders, sealed=asked))
         run.stage("sft", partial(imitate, run=run))
         reinforced("rl_for_all", start="sft", graders=graders[ALL])
-        for task, rows in sealed.items():
-            for stage in STAGES:
-                measured = partial(measure, path=folder / stage / "model", graders=graders[task], rows=rows)
-                run.stage(f"{stage}_on_{task}", partial(measured, wanted=settings.evaluate))
+        run.stage("evaluate", partial(measure_stages, graders=graders, sealed=sealed, wanted=settings.evaluate))
     return report(run)
 
 
@@ -81,7 +70,7 @@ def reject(
     engine = Engine(model, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=settings.rl.max_tokens)
     groups = sample_groups(engine, prompts, num_samples=wanted.num_samples, params=params, seed=seed)
-    verdicts = grade(graders[REASONING], tokenizer, rows, groups)
+    verdicts = grade(Environments(graders[REASONING], rows, wanted.num_samples), tokenizer, groups)
     rollouts = rollouts_of(groups, [[verdict.reward for verdict in group] for group in verdicts])
     kept = keep_correct(rollouts, min_reward=FULL_MARKS)
     log(f"rejection sampling: {len(kept)} of {len(rollouts)} replies have full marks")
@@ -102,16 +91,26 @@ def imitate(folder: Path, meter: Meter, *, run: Run[LaptopSettings]) -> None:
     fine_tune(folder, meter, start=start, examples=examples, wanted=wanted, seed=run.settings.seed)
 
 
+def measure_stages(
+    folder: Path, meter: Meter, *, graders: dict[str, Graders], sealed: dict[str, list[Row]], wanted: EvaluateSettings
+) -> None:
+    """What the model of every stage earns on either kind of task, a file each in the folder of its task."""
+    for task, rows in sealed.items():
+        (folder / task).mkdir(exist_ok=True)
+        for stage in STAGES:
+            model = folder.parent / stage / "model"
+            summary = earned(meter, path=model, graders=graders[task], rows=rows, wanted=wanted)
+            replace_text(folder / task / f"{stage}.json", json.dumps(summary, indent=2) + "\n")
+
+
 def report(run: Run[LaptopSettings]) -> dict[str, Any]:
     """Print and write what every stage earns on both kinds of task, and the bill."""
-    measured = {
-        f"{task}: {stage}": read_summary(run.folder / f"{stage}_on_{task}")
-        for task in (REASONING, QUICK)
-        for stage in STAGES
-    }
+    measured = {task: read_summaries(run.folder / "evaluate" / task, STAGES) for task in (REASONING, QUICK)}
     draw_curves(run.folder, read_curves(run.folder, *STAGES), evaluation={})
     bill = run.ledger.bill(read_prices())
-    print_table(measured)
+    for task, summaries in measured.items():
+        log(f"{task}, on sealed rows:")
+        print_table(summaries)
     Console().print(bill.table())
     told = {"measured": measured, "bill": bill.as_dict(), "settings": as_dict(run.settings)}
     replace_text(run.folder / "report.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
