@@ -1,8 +1,10 @@
 """After pretraining: examples to imitate, rollouts to learn from, a student to teach, proof that both sides agree."""
 
 from gorae.posttrain.advantage import group_advantages
+from gorae.posttrain.ahead import BatchesAhead, SampledBatch
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
+from gorae.posttrain.fleet import Fleet, Here, SampleGroups, Tally
 from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
 from gorae.posttrain.mismatch import QUANTILES, Correction, Mismatch, masked, measure_mismatch, of_sequences, truncated
@@ -19,20 +21,26 @@ __all__ = [
     "ALGORITHMS",
     "QUANTILES",
     "Algorithm",
+    "BatchesAhead",
     "Comparison",
     "Correction",
     "Difference",
     "EndpointSide",
     "Example",
+    "Fleet",
     "GoraeSide",
     "GrpoSettings",
+    "Here",
     "Mismatch",
     "Parity",
     "PolicyBatch",
     "Prompt",
     "Reference",
     "Rollout",
+    "SampleGroups",
+    "SampledBatch",
     "Side",
+    "Tally",
     "TransformersSide",
     "compare_layers",
     "example_batches",

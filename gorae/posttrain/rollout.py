@@ -63,7 +63,7 @@ def rollouts_of(
     return [
         Rollout(o.prompt_token_ids, o.token_ids, o.logprobs, reward, number, o.finish_reason, o.routings)
         for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)
-        for o, reward in zip(group, given, strict=True)
+        for o, reward in zip(group, (None if one is None else float(one) for one in given), strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,19 +12,24 @@ from gorae.checkpoint import save_model
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.observe import Meter
 from gorae.posttrain import (
+    BatchesAhead,
+    Fleet,
     GrpoSettings,
+    Here,
     PolicyBatch,
     Reference,
     Rollout,
+    SampledBatch,
+    SampleGroups,
+    Tally,
     mini_batch,
     policy_batch,
     policy_loss,
     rollouts_of,
-    sample_groups,
     sample_until_live,
 )
 from gorae.recipes.compute import count_reading, count_training, sampling_parameters
-from gorae.recipes.run import load_chat_model
+from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.text import Message
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
 
@@ -52,52 +58,82 @@ def reinforce(
     """GRPO from the model in `start`, for the steps of the schedule or until they have taken `max_flops`.
 
     `ask(n)` yields the n-th batch's questions. Sampling and learning share one network object, so weights need no
-    copying.
+    copying, unless there are workers: then questions and rewards are asked for in another thread, batch by batch.
     """
     model = load_chat_model(start, trainable=True)
     first = load_chat_model(start, trainable=bool(wanted.reference_every))
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
-    # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
-    engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
     config = replace(model.config, num_mtp_modules=0)
+    schedule, tally = schedule or wanted.schedule, Tally()
     rollouts: list[Rollout] = []  # of the batch that the present steps share
 
-    def sample_batch(number: int) -> list[Rollout]:
+    def sample_batch(sample: SampleGroups, number: int) -> SampledBatch:
         questions, batch_seed = ask(number), seed * 1_000_000 + number
         prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
 
-        def sample(first: int, count: int) -> list[Rollout]:
+        def sample_some(first: int, count: int) -> list[Rollout]:
             some = prompts[first : first + count]
-            groups = sample_groups(
-                engine, some, num_samples=wanted.num_samples, params=params, seed=batch_seed, first=first
-            )
+            groups = sample(some, num_samples=wanted.num_samples, params=params, seed=batch_seed, first=first)
             return rollouts_of(groups, questions.reward(groups, first), first=first)
 
-        return sample_until_live(
-            sample, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
+        sampled = sample_until_live(
+            sample_some, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
         )
+        return SampledBatch(sampled, *tally.take())
+
+    def begin(number: int) -> Future[SampledBatch]:
+        return sampler.begin(partial(sample_batch, number=number), version=max(0, number - wanted.staleness))
 
     def make_batch(step: int) -> PolicyBatch:
         reference.follow(model.network, step)
         number, part = divmod(step, wanted.num_updates)
         if part == 0:
-            rollouts[:] = sample_batch(number)
+            rollouts[:], flops, tokens = ahead.take(number)
+            meter.add(flops=flops, tokens=tokens)
         chosen = mini_batch(rollouts, wanted, part)
-        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
+        is_fresh = part == 0 and (number == 0 or wanted.staleness == 0)
+        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=is_fresh)
 
     def count(batch: Batch) -> None:
         count_training(meter, config, batch)
         count_reading(meter, config, batch.token_ids_BT[: wanted.kl_rows])
 
+    num_batches = math.ceil(schedule.num_steps / wanted.num_updates)
+    ahead = BatchesAhead(begin, staleness=wanted.staleness, num_batches=num_batches)
     trainer = Trainer(
         folder.name,
         model.network,
         HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
-        schedule or wanted.schedule,
+        schedule,
         folder,
         save_every=wanted.save_every,
+        ahead=ahead,
     )
     loss = partial(policy_loss, settings=wanted, reference=reference.network)
-    trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
+    with choose_sampler(model, start, wanted, tally=tally, meter=meter) as sampler:
+        trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
     save_model(folder / "model", model.network, tokenizer=model.tokenizer)
+
+
+def choose_sampler(model: ChatModel, start: Path, wanted: GrpoSettings, *, tally: Tally, meter: Meter) -> Here | Fleet:
+    if not wanted.workers:
+        return Here(engine_of(model, wanted, count=tally.add))
+    return Fleet(
+        partial(engine_of_worker, start.absolute() if start.exists() else start, wanted),
+        model.network,
+        num_workers=wanted.workers,
+        num_versions=wanted.staleness + 1,
+        tally=tally,
+        meter=meter,
+    )
+
+
+def engine_of(model: ChatModel, wanted: GrpoSettings, *, count: Callable[..., None]) -> Engine:
+    """No prompt comes twice, and a bill should not depend on how much memory was free for prefixes."""
+    return Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=count)
+
+
+def engine_of_worker(start: Path, wanted: GrpoSettings, *, count: Callable[..., None]) -> Engine:
+    """The engine of a process that has only the folder learning began with."""
+    return engine_of(load_chat_model(start, trainable=True), wanted, count=count)
