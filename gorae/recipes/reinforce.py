@@ -28,7 +28,8 @@ from gorae.posttrain import (
     rollouts_of,
     sample_until_live,
 )
-from gorae.recipes.compute import count_reading, count_training, sampling_parameters
+from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies
+from gorae.recipes.compute import count_reading, count_training
 from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.text import Message
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
@@ -66,6 +67,12 @@ def reinforce(
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
     config = replace(model.config, num_mtp_modules=0)
     schedule, tally = schedule or wanted.schedule, Tally()
+
+    def rows() -> Rows:
+        prompts = [model.tokenizer.encode_chat(conversation) for conversation in ask(0).conversations]
+        return own_replies(engine_of(model, wanted, count=meter.add), prompts, params)
+
+    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
     rollouts: list[Rollout] = []  # of the batch that the present steps share
 
     def sample_batch(sample: SampleGroups, number: int) -> SampledBatch:
@@ -104,10 +111,11 @@ def reinforce(
     trainer = Trainer(
         folder.name,
         model.network,
-        HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
+        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
         schedule,
         folder,
         save_every=wanted.save_every,
+        adapter=adapter,
         ahead=ahead,
     )
     loss = partial(policy_loss, settings=wanted, reference=reference.network)

@@ -15,6 +15,7 @@ from torch import Tensor
 from gorae.checkpoint import load_state, save_state
 from gorae.model import Network
 from gorae.observe import Meter, MetricsWriter, Watch, log, progress
+from gorae.train.adapter import Adapter
 from gorae.train.batch import Batch
 from gorae.train.loss import Loss
 from gorae.train.optimizer import HybridOptimizer
@@ -34,8 +35,9 @@ class Stateful(Protocol):
 class Trainer:
     """Trains `network` in `folder`, where state and metrics are kept; running again goes on from the last save.
 
-    `flops` are those of the steps taken; the meter's are more if a kill threw some away. `ahead` is what batches to
-    come hold already, if anything: it is saved with the rest.
+    With an `adapter` the optimizer steps its parameters, and the state is what it has beside the weights begun with.
+    `ahead` is what has been made for batches to come; it is saved with the rest. `flops` are those of the steps taken;
+    the meter's are more if a kill threw some away.
     """
 
     title: str
@@ -45,6 +47,7 @@ class Trainer:
     folder: Path
     save_every: int = 20
     router_bias_rate: float = 0.0
+    adapter: Adapter | None = None
     flops: float = 0.0
     ahead: Stateful | None = None
 
@@ -75,6 +78,8 @@ class Trainer:
                 began, counted = time.monotonic(), meter.flops
                 batch = make_batch(step)
                 result = update(self.network, self.optimizer, batch, loss, self.schedule.share(step))
+                if self.adapter:
+                    self.adapter.write()
                 if self.router_bias_rate:
                     move_router_biases(self.network, result, self.router_bias_rate)
                 count(batch)
@@ -108,7 +113,7 @@ class Trainer:
     @property
     def parts(self) -> dict[str, Stateful]:
         """What is saved, by name."""
-        parts = {"network": self.network, "optimizer": self.optimizer, "ahead": self.ahead}
+        parts = {"network": self.adapter or self.network, "optimizer": self.optimizer, "ahead": self.ahead}
         return {name: part for name, part in parts.items() if part is not None}
 
 

@@ -74,9 +74,10 @@ def killed(train, monkeypatch):
                 raise KeyboardInterrupt
             return make(*words, **named)
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(reinforce, "policy_batch", deadly)
-            train(folder, changes)
+            with pytest.raises(KeyboardInterrupt):
+                train(folder, changes)
         return folder
 
     return killed
