@@ -106,7 +106,7 @@ class Request:
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)  # of the second token and those after it
     prompt_top_logprobs: list[dict[int, float]] = field(default_factory=list)
-    routings: list[Routings] = field(default_factory=list)  # of the tokens that the network has been given, in parts
+    routings: list[Tensor] = field(default_factory=list)  # of the tokens that the network has been given, in parts
     finish_reason: str | None = None
     tail: str = ""  # of the text: where a stop text may have begun
     decoder: StreamDecoder | None = None

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gorae.model import Network
+from gorae.model import Network, Replay
 from gorae.posttrain.advantage import deviation, group_advantages, is_live
 from gorae.posttrain.algorithm import Algorithm, find_algorithm, token_gains
+from gorae.posttrain.replay import dead_share, flipped_share, on_the_way, replay_of
 from gorae.posttrain.rollout import CUT_OFF, Rollout, reward_table
 from gorae.posttrain.sft import training_row
 from gorae.train import AdapterSettings, Batch, Loss, OptimizerSettings, Schedule, pad_batch, policy_outputs
@@ -111,13 +112,15 @@ class PolicyBatch(Batch):
     """Rows with something to teach, with their tokens' advantages and sampling log-probabilities, row by row.
 
     `divisor` is what the loss divides its weighted sum by, which counts replies that were left out as well; `figures`
-    describes all rollouts. `is_fresh` until there was an update on a part of the same batch.
+    describes all rollouts. `ways` are those the rows' tokens took when they were sampled, none where the rollouts do
+    not tell. `is_fresh` until there was an update on a part of the same batch.
     """
 
     advantages_N: Tensor
     sampled_log_probs_N: Tensor
     divisor: float
     figures: dict[str, float]
+    ways: Sequence[Replay] = ()
     is_fresh: bool = True
 
 
@@ -159,6 +162,7 @@ def policy_batch(
         "max_tokens": len(counted) * settings.max_tokens,
     }
     batch = pad_batch(rows, pad_id)
+    routings = [one.routings for one, _ in kept if one.routings is not None]
     return PolicyBatch(
         batch.token_ids_BT,
         batch.weights_BT,
@@ -166,6 +170,7 @@ def policy_batch(
         sampled_log_probs_N=torch.tensor([log_prob for one, _ in kept for log_prob in one.log_probs]),
         divisor=divisors[rule.average] or math.inf,  # where nothing counts, nothing is to move
         figures=describe_rollouts(rollouts, rewards_PG),
+        ways=replay_of(routings, batch.token_ids_BT.shape[1] - 1) if len(routings) == len(kept) else (),
         is_fresh=is_fresh,
     )
 
@@ -190,9 +195,10 @@ def policy_loss(network: Network, batch: Batch, *, settings: GrpoSettings, refer
     """-Σ (gain - beta · distance from `reference`) · weight / divisor over the batch's tokens.
 
     `kl` reports that distance (by the estimator e^d - d - 1, arXiv 2402.03300 eq. 4), on the first rows only where it
-    is not in the loss; `mismatch_kl` the same between what the engine reported and this forward pass, 0 by the second
-    law. After an update on the same batch that is a distance between two policies, and called `update_kl`. Raises
-    ValueError without a reference for `settings.beta`.
+    is not in the loss; `mismatch_kl` the same between what the engine reported and this forward pass, `ratio_max` and
+    `routing_flips` how far ratios and routers are apart: all 0 by the second law. After an update on the same batch
+    there are two policies, whose distance is called `update_kl`. Raises ValueError without a reference for
+    `settings.beta`.
     """
     assert isinstance(batch, PolicyBatch), "the policy loss learns from rollouts; build its batch with policy_batch"
     if settings.beta and reference is None:
@@ -210,6 +216,12 @@ def policy_loss(network: Network, batch: Batch, *, settings: GrpoSettings, refer
         "clip_ratio": is_clipped_N.float().mean().item(),
         "mismatch_kl" if batch.is_fresh else "update_kl": divergence(moved_N).mean().item(),
     }
+    if batch.is_fresh:
+        figures["ratio_max"] = moved_N.expm1().abs().max().item()
+    routings = on_the_way(outputs.routings, batch.ways) if batch.ways else ()
+    if routings:
+        figures |= {"routing_flips": flipped_share(outputs.routings, batch.ways)} if batch.is_fresh else {}
+        figures["dead_experts"] = dead_share(routings)
     if reference is not None:
         some = Batch(batch.token_ids_BT[: settings.kl_rows], batch.weights_BT[: settings.kl_rows])
         with torch.no_grad():
@@ -219,7 +231,7 @@ def policy_loss(network: Network, batch: Batch, *, settings: GrpoSettings, refer
         if settings.beta:
             gain_N = gain_N - settings.beta * distance_N
     total = -(gain_N * batch.weights_BT[:, 1:][is_learnt_BT]).sum() / batch.divisor
-    return Loss(total, {**figures, "loss": total.item()})
+    return Loss(total, {**figures, "loss": total.item()}, routings)
 
 
 def divergence(log_ratio_N: Tensor) -> Tensor:

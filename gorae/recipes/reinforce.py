@@ -64,7 +64,8 @@ def reinforce(
     model = load_chat_model(start, trainable=True)
     first = load_chat_model(start, trainable=bool(wanted.reference_every))
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
-    params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
+    has_experts = not all(map(model.config.is_dense, range(model.config.num_layers)))
+    params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature, routings=has_experts)
     config = replace(model.config, num_mtp_modules=0)
     schedule, tally = schedule or wanted.schedule, Tally()
 

@@ -81,16 +81,21 @@ def max_violation(routing: Routing) -> float:
 
 
 class PolicyOutputs(NamedTuple):
-    """What a policy gradient needs of N sampled tokens: their log-probabilities and the entropy they were drawn at."""
+    """What a policy gradient needs of N sampled tokens: their log-probabilities and the entropy they were drawn at.
+
+    routings: the routers' decisions for all tokens of the pass, padding too.
+    """
 
     log_probs_N: Tensor
     entropy: float
+    routings: Sequence[Routing] = ()
 
 
 def policy_outputs(network: Network, batch: Batch) -> PolicyOutputs:
     """Log-probabilities of the tokens that carry weight, row by row, and their mean entropy in nats."""
     chosen = batch.weights_BT[:, 1:] != 0
-    hidden_ND = network(batch.token_ids_BT[:, :-1]).hidden_BTD[chosen]
-    log_probs_NW = log_softmax(network.logits(hidden_ND))
+    features = network(batch.token_ids_BT[:, :-1])
+    log_probs_NW = log_softmax(network.logits(features.hidden_BTD[chosen]))
     entropy = -(log_probs_NW.detach().exp() * log_probs_NW.detach()).sum(-1).mean().item()
-    return PolicyOutputs(log_probs_NW.gather(-1, batch.token_ids_BT[:, 1:][chosen][:, None])[:, 0], entropy)
+    log_probs_N = log_probs_NW.gather(-1, batch.token_ids_BT[:, 1:][chosen][:, None])[:, 0]
+    return PolicyOutputs(log_probs_N, entropy, features.routings)
