@@ -8,7 +8,7 @@ from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings, TuneSettings
 from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measure_speed
-from gorae.recipes.task import TaskSettings, evaluate_on_task, print_earned, tune_on_task
+from gorae.recipes.task import TaskSettings, evaluate_on_task, tune_on_task
 from gorae.recipes.teach import distil_from_logits, distil_on_policy
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "measure_peaks",
     "measure_speed",
     "model_name",
-    "print_earned",
     "report",
     "run_evidence",
     "run_laptop",

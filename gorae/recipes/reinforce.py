@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gorae.checkpoint import save_model
-from gorae.engine import Engine, Output, SamplingParams
+from gorae.engine import Engine, Output
 from gorae.observe import Meter
 from gorae.posttrain import (
     BatchesAhead,
@@ -65,7 +65,7 @@ def reinforce(
     first = load_chat_model(start, trainable=bool(wanted.reference_every))
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
     has_experts = not all(map(model.config.is_dense, range(model.config.num_layers)))
-    params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature, routings=has_experts)
+    params = wanted.sampling(routings=has_experts)
     config = replace(model.config, num_mtp_modules=0)
     schedule, tally = schedule or wanted.schedule, Tally()
 
