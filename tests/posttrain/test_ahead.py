@@ -57,7 +57,8 @@ def test_all_of_a_batch_is_kept_to_the_last_bit(model, prompts):
         return SampledBatch(rollouts_of(groups, rewards), 2.0**60 + 2**8, 12)
 
     ahead = BatchesAhead(lambda _: Here(Engine(model)).begin(work, version=0), staleness=1, num_batches=2)
-    episode = Rollout([1], [2, 3], [-0.5], None, 7, "turns", is_sampled=[True, False])
+    kept_ids = [torch.tensor([2, 66]), None]
+    episode = Rollout([1], [2, 3], [-0.5], None, 7, "turns", is_sampled=[True, False], kept_ids=kept_ids)
     sampled = ahead.take(0)
     ahead.batches[2] = finished(SampledBatch([episode], 0.0, 0))
     again = batches(1)
@@ -72,6 +73,9 @@ def test_all_of_a_batch_is_kept_to_the_last_bit(model, prompts):
             assert kept.dtype == tensor.dtype
             assert torch.equal(kept, tensor)
     assert again.batches[2].result().rollouts == [episode]
+    first, second = again.batches[2].result().rollouts[0].kept_ids or ()
+    assert torch.equal(first, kept_ids[0])
+    assert second is None
 
 
 def test_here_work_is_done_at_once_and_with_the_weights_of_now(model, prompts):
