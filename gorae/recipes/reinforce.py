@@ -29,7 +29,7 @@ from gorae.posttrain import (
     sample_until_live,
 )
 from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies
-from gorae.recipes.compute import count_reading, count_training
+from gorae.recipes.compute import count_policy
 from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.text import Message
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
@@ -104,8 +104,7 @@ def reinforce(
         return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=is_fresh)
 
     def count(batch: Batch) -> None:
-        count_training(meter, config, batch)
-        count_reading(meter, config, batch.token_ids_BT[: wanted.kl_rows])
+        count_policy(meter, config, batch, read_rows=wanted.kl_rows)
 
     num_batches = math.ceil(schedule.num_steps / wanted.num_updates)
     ahead = BatchesAhead(begin, staleness=wanted.staleness, num_batches=num_batches)
