@@ -1,7 +1,7 @@
 """Who samples a batch: one engine here and now, or a fleet of them in processes of their own, on Ray.
 
 Nouns: a worker, an engine with its own copy of the model; a version, the weights that work has to be done with. Workers
-take work piece by piece as they become free. A group follows from weights, prompt and seed alone: it is the same,
+take work piece by piece as they become free. A reply follows from weights, prompt and seed alone: it is the same,
 whoever samples it, and again after a worker died of it.
 """
 
@@ -13,34 +13,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from logging import WARNING
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from gorae.engine import Engine, Output, SamplingParams
-from gorae.model import Network
+from gorae.engine import Engine, Output, SamplingParams, ServableModel
 from gorae.observe import Meter, log
 from gorae.posttrain.ahead import finished
-from gorae.posttrain.rollout import sample_groups
+from gorae.posttrain.sampler import Sampler
+from gorae.text import Tokenizer
 
 MOST_DEATHS = 3  # of workers at one piece of work, before it is held to be the work's fault
 LEAST_STORE_BYTES = 128 << 20
 
-Groups = list[list[Output]]
 Result = TypeVar("Result")
-
-
-class SampleGroups(Protocol):
-    """`sample_groups`, whose engine and weights have been chosen."""
-
-    def __call__(
-        self, prompts: Sequence[list[int]], *, num_samples: int, params: SamplingParams, seed: int, first: int = 0
-    ) -> Groups: ...
 
 
 class Tally:
@@ -71,15 +62,15 @@ class Here:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def begin(self, work: Callable[[SampleGroups], Result], *, version: int) -> Future[Result]:  # noqa: ARG002
-        """`work(sample)`, where `sample` is `sample_groups` with the weights of now."""
-        return finished(work(partial(sample_groups, self.engine)))
+    def begin(self, work: Callable[[Sampler], Result], *, version: int) -> Future[Result]:  # noqa: ARG002
+        """`work(sampler)`, which has the weights of now."""
+        return finished(work(self.engine))
 
 
 class Sampled(NamedTuple):
     """What a worker gives back, and what it took since it gave back the last; its beginning counts too."""
 
-    groups: Groups
+    outputs: list[Output]
     flops: float
     tokens: int
     core_seconds: float
@@ -95,18 +86,20 @@ class Worker:
         self.version: int | None = None
         self.core_seconds = 0.0  # that have been given back
 
-    def sample(self, version: int, weights: np.ndarray, prompts: Sequence[list[int]], **named: Any) -> Sampled:
-        """`sample_groups` with `version`, whose weights are these bytes; a worker that has it does not read them."""
+    def sample(
+        self, version: int, weights: np.ndarray, prompts: Sequence[list[int]], params: Sequence[SamplingParams]
+    ) -> Sampled:
+        """Continue prompts with `version`, whose weights are these bytes; a worker that has it does not read them."""
         if version != self.version:
             self.engine.update_weights(load(weights.tobytes()))
             self.engine.weights_version = self.version = version
-        groups = sample_groups(self.engine, prompts, **named)
+        outputs = self.engine.generate(prompts, params)
         before, self.core_seconds = self.core_seconds, time.process_time()
-        return Sampled(groups, *self.tally.take(), self.core_seconds - before)
+        return Sampled(outputs, *self.tally.take(), self.core_seconds - before)
 
 
 class Fleet:
-    """Workers that sample with the weights `network` had when a batch was begun; a context.
+    """Workers that sample with the weights `model` had when work was begun; a context.
 
     make_engine: makes a worker's engine, which counts with `count`.
     num_versions: so many versions of the weights may be in use at once.
@@ -118,16 +111,16 @@ class Fleet:
     def __init__(
         self,
         make_engine: Callable[..., Engine],
-        network: Network,
+        model: ServableModel,
         *,
         num_workers: int,
         num_versions: int,
         tally: Tally,
         meter: Meter,
     ) -> None:
-        self.network, self.num_workers, self.tally, self.meter = network, num_workers, tally, meter
+        self.model, self.num_workers, self.tally, self.meter = model, num_workers, tally, meter
         num_threads = max(1, torch.get_num_threads() // num_workers)
-        weight_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
+        weight_bytes = sum(tensor.nbytes for tensor in model.network.state_dict().values())
         self.ray, self.has_started_ray = start_ray(
             num_cpus=num_workers * num_threads,
             object_store_memory=max(LEAST_STORE_BYTES, 2 * num_versions * weight_bytes),
@@ -155,38 +148,21 @@ class Fleet:
         if self.has_started_ray:
             self.ray.shutdown()
 
-    def begin(self, work: Callable[[SampleGroups], Result], *, version: int) -> Future[Result]:
-        """`work(sample)` in a thread, where `sample` is `sample_groups` with the weights of now, called `version`."""
+    def begin(self, work: Callable[[Sampler], Result], *, version: int) -> Future[Result]:
+        """`work(sampler)` in a thread, whose weights are those of now, called `version`."""
         if self.published is None or self.published[0] != version:
-            weights = {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+            weights = {name: tensor.cpu().contiguous() for name, tensor in self.model.network.state_dict().items()}
             self.published = version, self.ray.put(np.frombuffer(save(weights), np.uint8))
-        return self.batches.submit(work, partial(self.sample_groups, *self.published))
+        return self.batches.submit(work, FleetSampler(self, *self.published))
 
-    def sample_groups(
-        self, version: int, weights: Any, prompts: Sequence[list[int]], *, first: int = 0, **named: Any
-    ) -> Groups:
-        """As the function of that name, by all workers, with weights that were published."""
-        ends = accumulate(shares(len(prompts), self.num_workers), initial=0)
-        pieces = [
-            self.hands.submit(self.work, version, weights, prompts[start:end], first=first + start, **named)
-            for start, end in pairwise(ends)
-        ]
-        groups: Groups = []
-        for piece in pieces:
-            sampled = piece.result()
-            self.tally.add(flops=sampled.flops, tokens=sampled.tokens)
-            self.meter.add(core_seconds=sampled.core_seconds)
-            groups += sampled.groups
-        return groups
-
-    def work(self, *piece: Any, **named: Any) -> Sampled:
+    def work(self, *piece: Any) -> Sampled:
         """Have an idle worker do a piece of work, and its successor where it dies."""
         deadly = (self.ray.exceptions.RayActorError, self.ray.exceptions.OutOfMemoryError)
         number, num_deaths = self.idle.get(), 0
         try:
             while True:
                 try:
-                    return self.ray.get(self.workers[number].sample.remote(*piece, **named))
+                    return self.ray.get(self.workers[number].sample.remote(*piece))
                 except deadly as error:
                     num_deaths += 1
                     if not self.is_open or num_deaths == MOST_DEATHS:
@@ -195,6 +171,33 @@ class Fleet:
                     self.workers[number] = self.hire()
         finally:
             self.idle.put(number)
+
+
+class FleetSampler:
+    """Continues prompts by all workers of a fleet, with weights that it has published."""
+
+    def __init__(self, fleet: Fleet, version: int, weights: Any) -> None:
+        self.fleet, self.version, self.weights = fleet, version, weights
+        self.tokenizer: Tokenizer | None = fleet.model.tokenizer
+        self.max_positions = fleet.model.config.max_positions
+
+    def generate(self, prompts: Sequence[list[int]], params: Sequence[SamplingParams], /) -> list[Output]:
+        """As an engine does. Equal prompts that follow each other stay together, since an engine reads them once."""
+        ends = [0, *accumulate(len(list(equal)) for _, equal in groupby(prompts))]
+        chosen = accumulate(shares(len(ends) - 1, self.fleet.num_workers), initial=0)
+        pieces = [
+            self.fleet.hands.submit(
+                self.fleet.work, self.version, self.weights, prompts[start:end], list(params[start:end])
+            )
+            for start, end in pairwise(ends[place] for place in chosen)
+        ]
+        outputs: list[Output] = []
+        for piece in pieces:
+            sampled = piece.result()
+            self.fleet.tally.add(flops=sampled.flops, tokens=sampled.tokens)
+            self.fleet.meter.add(core_seconds=sampled.core_seconds)
+            outputs += sampled.outputs
+        return outputs
 
 
 def shares(num_groups: int, num_workers: int) -> Iterator[int]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from gorae.engine import Engine, Output, Routings, SamplingParams
+from gorae.engine import Output, Routings, SamplingParams
+from gorae.posttrain.episode import Episode
+from gorae.posttrain.sampler import Sampler
+from gorae.posttrain.seeds import seed_of
 
 CUT_OFF = ("length", "turns")  # finish reasons of a reply that came to no end of its own
 
@@ -40,7 +43,7 @@ class Rollout:
 
 
 def sample_rollouts(
-    engine: Engine,
+    sampler: Sampler,
     prompts: Sequence[list[int]],
     reward: Callable[[int, Output], float | None],
     *,
@@ -49,12 +52,18 @@ def sample_rollouts(
     seed: int,
 ) -> list[Rollout]:
     """`num_samples` replies to each prompt, prompt by prompt; `reward(prompt number, output)` grades each."""
-    groups = sample_groups(engine, prompts, num_samples=num_samples, params=params, seed=seed)
+    groups = sample_groups(sampler, prompts, num_samples=num_samples, params=params, seed=seed)
     return rollouts_of(groups, [[reward(number, output) for output in group] for number, group in enumerate(groups)])
 
 
 def sample_groups(
-    engine: Engine, prompts: Sequence[list[int]], *, num_samples: int, params: SamplingParams, seed: int, first: int = 0
+    sampler: Sampler,
+    prompts: Sequence[list[int]],
+    *,
+    num_samples: int,
+    params: SamplingParams,
+    seed: int,
+    first: int = 0,
 ) -> list[list[Output]]:
     """`num_samples` replies to each prompt.
 
@@ -62,9 +71,9 @@ def sample_groups(
     is the number of the first of these prompts, where others of the step were sampled before.
     """
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
-    first_seed = seed * 1_000_003 + first * num_samples
-    each = [replace(params, seed=first_seed + place) for place in range(len(repeated))]
-    outputs = engine.generate(repeated, each)
+    numbers = range(first * num_samples, first * num_samples + len(repeated))
+    each = [replace(params, seed=seed_of(seed, number)) for number in numbers]
+    outputs = sampler.generate(repeated, each)
     return [outputs[start : start + num_samples] for start in range(0, len(outputs), num_samples)]
 
 
@@ -81,6 +90,7 @@ def rollouts_of(
             number,
             o.finish_reason,
             o.routings,
+            is_sampled=o.is_sampled if isinstance(o, Episode) else None,
             kept_ids=None if o.policy is None else [one.kept_ids for one in o.policy],
         )
         for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gorae.checkpoint import save_model
 from gorae.engine import Engine, Output
@@ -20,12 +20,15 @@ from gorae.posttrain import (
     Reference,
     Rollout,
     SampledBatch,
-    SampleGroups,
+    Sampler,
     Tally,
+    World,
     mini_batch,
     policy_batch,
     policy_loss,
     rollouts_of,
+    sample_episodes,
+    sample_groups,
     sample_until_live,
 )
 from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies
@@ -34,15 +37,35 @@ from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.text import Message
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
 
+EngineOf = Callable[..., Engine]  # (model, count=...)
+
 
 class Questions(NamedTuple):
     """All that a batch of reinforcement learning may ask, refills too, and what replies are worth.
 
-    `reward(groups, first)` takes replies to the questions from the first-th on; None is one it could not grade.
+    `reward(groups, first)` takes replies to the questions from the first-th on; None is one it could not grade. In a
+    `world` replies are episodes.
     """
 
     conversations: Sequence[Sequence[Message]]
     reward: Callable[[Sequence[Sequence[Output]], int], Sequence[Sequence[float | None]]]
+    world: World | None = None
+
+
+def sample_replies(
+    sampler: Sampler,
+    conversations: Sequence[Sequence[Message]],
+    world: World | None,
+    *,
+    max_turns: int,
+    **options: Any,
+) -> Sequence[Sequence[Output]]:
+    """`sample_groups`, or in a world `sample_episodes`."""
+    if world is not None:
+        return sample_episodes(sampler, conversations, world, max_turns=max_turns, **options)
+    assert sampler.tokenizer is not None, "a chat model has a tokenizer"
+    prompts = [sampler.tokenizer.encode_chat(conversation) for conversation in conversations]
+    return sample_groups(sampler, prompts, **options)
 
 
 def reinforce(
@@ -55,43 +78,54 @@ def reinforce(
     seed: int,
     schedule: Schedule | None = None,
     max_flops: float = math.inf,
+    prefix_cache: bool = False,
 ) -> None:
     """GRPO from the model in `start`, for the steps of the schedule or until they have taken `max_flops`.
 
     `ask(n)` yields the n-th batch's questions. Sampling and learning share one network object, so weights need no
-    copying, unless there are workers: then questions and rewards are asked for in another thread, batch by batch.
+    copying, unless there are workers: then questions, worlds and rewards are asked in another thread, batch by batch.
+    `prefix_cache` is for episodes, whose turns begin as the turns before; else no prompt comes twice, and a bill should
+    not depend on how much memory was free for prefixes.
     """
     model = load_chat_model(start, trainable=True)
     first = load_chat_model(start, trainable=bool(wanted.reference_every))
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
+    tally = Tally()
+    engine_of = partial(Engine, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=prefix_cache)
     has_experts = not all(map(model.config.is_dense, range(model.config.num_layers)))
     params = wanted.sampling(routings=has_experts)
-    config = replace(model.config, num_mtp_modules=0)
-    schedule, tally = schedule or wanted.schedule, Tally()
+    config, schedule = replace(model.config, num_mtp_modules=0), schedule or wanted.schedule
 
     def rows() -> Rows:
         prompts = [model.tokenizer.encode_chat(conversation) for conversation in ask(0).conversations]
-        return own_replies(engine_of(model, wanted, count=meter.add), prompts, params)
+        return own_replies(engine_of(model, count=meter.add), prompts, params)
 
     adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
     rollouts: list[Rollout] = []  # of the batch that the present steps share
 
-    def sample_batch(sample: SampleGroups, number: int) -> SampledBatch:
+    def sample_batch(sampler: Sampler, number: int) -> SampledBatch:
         questions, batch_seed = ask(number), seed * 1_000_000 + number
-        prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
 
-        def sample_some(first: int, count: int) -> list[Rollout]:
-            some = prompts[first : first + count]
-            groups = sample(some, num_samples=wanted.num_samples, params=params, seed=batch_seed, first=first)
+        def sample(first: int, count: int) -> list[Rollout]:
+            groups = sample_replies(
+                sampler,
+                questions.conversations[first : first + count],
+                questions.world,
+                max_turns=wanted.max_turns,
+                num_samples=wanted.num_samples,
+                params=params,
+                seed=batch_seed,
+                first=first,
+            )
             return rollouts_of(groups, questions.reward(groups, first), first=first)
 
-        sampled = sample_until_live(
-            sample_some, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
+        rollouts = sample_until_live(
+            sample, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
         )
-        return SampledBatch(sampled, *tally.take())
+        return SampledBatch(rollouts, *tally.take())
 
     def begin(number: int) -> Future[SampledBatch]:
-        return sampler.begin(partial(sample_batch, number=number), version=max(0, number - wanted.staleness))
+        return place.begin(partial(sample_batch, number=number), version=max(0, number - wanted.staleness))
 
     def make_batch(step: int) -> PolicyBatch:
         reference.follow(model.network, step)
@@ -119,17 +153,20 @@ def reinforce(
         ahead=ahead,
     )
     loss = partial(policy_loss, settings=wanted, reference=reference.network)
-    with choose_sampler(model, start, wanted, tally=tally, meter=meter) as sampler:
+    with choose_place(model, start, wanted, engine_of, tally=tally, meter=meter) as place:
         trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
     save_model(folder / "model", model.network, tokenizer=model.tokenizer)
 
 
-def choose_sampler(model: ChatModel, start: Path, wanted: GrpoSettings, *, tally: Tally, meter: Meter) -> Here | Fleet:
+def choose_place(
+    model: ChatModel, start: Path, wanted: GrpoSettings, engine_of: EngineOf, *, tally: Tally, meter: Meter
+) -> Here | Fleet:
+    """Where batches are sampled."""
     if not wanted.workers:
-        return Here(engine_of(model, wanted, count=tally.add))
+        return Here(engine_of(model, count=tally.add))
     return Fleet(
-        partial(engine_of_worker, start.absolute() if start.exists() else start, wanted),
-        model.network,
+        partial(engine_of_worker, start.absolute() if start.exists() else start, engine_of),
+        model,
         num_workers=wanted.workers,
         num_versions=wanted.staleness + 1,
         tally=tally,
@@ -137,11 +174,6 @@ def choose_sampler(model: ChatModel, start: Path, wanted: GrpoSettings, *, tally
     )
 
 
-def engine_of(model: ChatModel, wanted: GrpoSettings, *, count: Callable[..., None]) -> Engine:
-    """No prompt comes twice, and a bill should not depend on how much memory was free for prefixes."""
-    return Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=count)
-
-
-def engine_of_worker(start: Path, wanted: GrpoSettings, *, count: Callable[..., None]) -> Engine:
+def engine_of_worker(start: Path, engine_of: EngineOf, *, count: Callable[..., None]) -> Engine:
     """The engine of a process that has only the folder learning began with."""
-    return engine_of(load_chat_model(start, trainable=True), wanted, count=count)
+    return engine_of(load_chat_model(start, trainable=True), count=count)

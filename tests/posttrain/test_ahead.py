@@ -51,8 +51,10 @@ def test_a_batch_that_was_not_kept_is_an_error_and_not_sampled_by_other_weights(
 
 
 def test_all_of_a_batch_is_kept_to_the_last_bit(model, prompts):
-    def work(sample) -> SampledBatch:
-        groups = sample(prompts[:3], num_samples=2, params=SamplingParams(max_tokens=7, routings=True), seed=5)
+    def work(sampler) -> SampledBatch:
+        groups = sample_groups(
+            sampler, prompts[:3], num_samples=2, params=SamplingParams(max_tokens=7, routings=True), seed=5
+        )
         rewards = [[1, None], [0.1, -0.0], [1e-45, 2.0]]
         return SampledBatch(rollouts_of(groups, rewards), 2.0**60 + 2**8, 12)
 
@@ -81,7 +83,7 @@ def test_all_of_a_batch_is_kept_to_the_last_bit(model, prompts):
 def test_here_work_is_done_at_once_and_with_the_weights_of_now(model, prompts):
     engine, named = Engine(model), {"num_samples": 2, "params": SamplingParams(max_tokens=9), "seed": 3}
     expected = sample_groups(engine, prompts, **named)
-    begun = Here(engine).begin(lambda sample: sample(prompts, **named), version=4)
+    begun = Here(engine).begin(lambda sampler: sample_groups(sampler, prompts, **named), version=4)
     assert begun.done()
     with torch.no_grad():
         model.network.head_WD.mul_(-1)

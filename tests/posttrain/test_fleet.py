@@ -37,10 +37,11 @@ def test_a_worker_reads_the_weights_of_a_version_once_and_names_it_in_its_output
     monkeypatch.setattr(Engine, "update_weights", lambda self, weights: updates.append(1) or update(self, weights))
     other = {name: tensor * 1.5 for name, tensor in model.network.state_dict().items()}
     packed = np.frombuffer(save(other), np.uint8)
-    first, second, third = (worker.sample(version, packed, prompts, **NAMED) for version in (4, 4, 9))
+    each = [SamplingParams(max_tokens=9, seed=place) for place in range(len(prompts))]
+    first, second, third = (worker.sample(version, packed, prompts, each) for version in (4, 4, 9))
     assert len(updates) == 2
-    assert [one.groups[0][0].weights_version for one in (first, second, third)] == [4, 4, 9]
-    assert first.groups == second.groups == third.groups == sample_groups(Engine(model), prompts, **NAMED)
+    assert [one.outputs[0].weights_version for one in (first, second, third)] == [4, 4, 9]
+    assert first.outputs == second.outputs == third.outputs == Engine(model).generate(prompts, each)
     assert first[1:3] == second[1:3] == third[1:3], "FLOPs and tokens of this piece alone"
 
 
@@ -53,7 +54,7 @@ def meter(tmp_path):
 def test_without_ray_a_fleet_says_what_to_do(model, meter, monkeypatch):
     monkeypatch.setattr("gorae.posttrain.fleet.find_spec", lambda name: None if name == "ray" else util.find_spec(name))
     with pytest.raises(ValueError, match=r"pip install 'gorae\[ray\]', or set rl.workers to 0"):
-        Fleet(partial(Engine, model), model.network, num_workers=2, num_versions=1, tally=Tally(), meter=meter)
+        Fleet(partial(Engine, model), model, num_workers=2, num_versions=1, tally=Tally(), meter=meter)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def fleet(model, meter):
         def make_engine(**named):
             return manners(Engine(model, **named))
 
-        return Fleet(make_engine, model.network, num_workers=2, num_versions=2, tally=Tally(), meter=meter)
+        return Fleet(make_engine, model, num_workers=2, num_versions=2, tally=Tally(), meter=meter)
 
     return fleet
 
@@ -75,16 +76,16 @@ def test_work_is_done_beside_the_trainer_with_the_weights_it_was_begun_with(mode
     """Two batches, the second begun with other weights before the first was let to go on."""
     may_go_on = Event()
 
-    def first(sample):
+    def first(sampler):
         assert may_go_on.wait(60)
-        return sample(prompts, **NAMED)
+        return sample_groups(sampler, prompts, **NAMED)
 
     with fleet() as workers:
         expected = sample_groups(Engine(model), prompts, **NAMED)
         before = workers.begin(first, version=0)
         with torch.no_grad():
             model.network.head_WD.mul_(-1)
-        after = workers.begin(lambda sample: sample(prompts, **NAMED), version=1)
+        after = workers.begin(lambda sampler: sample_groups(sampler, prompts, **NAMED), version=1)
         may_go_on.set()
         assert before.result() == expected
         assert after.result() == sample_groups(Engine(model), prompts, **NAMED) != expected
@@ -100,7 +101,7 @@ def test_work_that_kills_every_worker_ends_the_run(prompts, fleet, capsys):
         return engine
 
     with fleet(deadly) as workers, pytest.raises(Exception, match="actor died"):
-        workers.begin(lambda sample: sample(prompts[:1], **NAMED), version=0).result()
+        workers.begin(lambda sampler: sample_groups(sampler, prompts[:1], **NAMED), version=0).result()
     assert capsys.readouterr().err.count("another takes its place and its work") == 2
 
 
@@ -111,6 +112,6 @@ def test_a_fleet_left_in_the_middle_of_work_ends_it(prompts, fleet):
         return engine
 
     with fleet(endless) as workers:
-        begun = [workers.begin(lambda sample: sample(prompts, **NAMED), version=0) for _ in range(2)]
+        begun = [workers.begin(lambda sampler: sample_groups(sampler, prompts, **NAMED), version=0) for _ in range(2)]
         time.sleep(1)
     assert all(one.done() for one in begun)
