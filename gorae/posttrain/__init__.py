@@ -25,11 +25,15 @@ from gorae.posttrain.taught import (
     taught_batches,
     teacher_features,
 )
+from gorae.posttrain.teacher import ApiSettings, ApiTeacher, ModelTeacher, Teacher
+from gorae.posttrain.trace import Trace, as_sampled, retold
 
 __all__ = [
     "ALGORITHMS",
     "QUANTILES",
     "Algorithm",
+    "ApiSettings",
+    "ApiTeacher",
     "Comparison",
     "Correction",
     "Difference",
@@ -39,6 +43,7 @@ __all__ = [
     "GoraeSide",
     "GrpoSettings",
     "Mismatch",
+    "ModelTeacher",
     "OnPolicyBatch",
     "OnPolicySettings",
     "Parity",
@@ -48,7 +53,10 @@ __all__ = [
     "Rollout",
     "Side",
     "TaughtBatch",
+    "Teacher",
+    "Trace",
     "TransformersSide",
+    "as_sampled",
     "compare_layers",
     "example_batches",
     "expert_shares",
@@ -68,6 +76,7 @@ __all__ = [
     "relevant_experts",
     "replay_of",
     "require_same_tokens",
+    "retold",
     "reverse_kl",
     "rollouts_of",
     "sample_groups",

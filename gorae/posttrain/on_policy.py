@@ -17,7 +17,7 @@ from gorae.posttrain.grpo import divergence
 from gorae.posttrain.rollout import CUT_OFF, Rollout
 from gorae.posttrain.sft import training_row
 from gorae.posttrain.taught import TaughtBatch, both_log_probs, teacher_features
-from gorae.train import Batch, Loss, OptimizerSettings, Schedule, pad_batch
+from gorae.train import AdapterSettings, Batch, Loss, OptimizerSettings, Schedule, pad_batch
 
 ESTIMATORS = ("full", "sampled")
 
@@ -34,6 +34,7 @@ class OnPolicySettings:
     max_tokens: int = 52
     estimator: str = "full"
     optimizer: OptimizerSettings = OptimizerSettings(lr=2e-3, matrix_lr=None)
+    adapter: AdapterSettings = AdapterSettings()
     save_every: int = 10
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """Whole runs: which stages there are, in what order, and how a killed run goes on."""
 
+from gorae.recipes.distill import SOURCES, TaskDistillSettings, TeachSettings, distil_on_task
 from gorae.recipes.evidence import run_evidence
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
@@ -12,6 +13,7 @@ from gorae.recipes.task import TaskSettings, evaluate_on_task, print_earned, tun
 from gorae.recipes.teach import distil_from_logits, distil_on_policy
 
 __all__ = [
+    "SOURCES",
     "STAGES",
     "EvaluateSettings",
     "LaptopSettings",
@@ -21,10 +23,13 @@ __all__ = [
     "ServeSettings",
     "Speed",
     "SpeedReport",
+    "TaskDistillSettings",
     "TaskSettings",
+    "TeachSettings",
     "TuneSettings",
     "distil_from_logits",
     "distil_on_policy",
+    "distil_on_task",
     "evaluate_folder",
     "evaluate_on_task",
     "make_models",

@@ -30,7 +30,8 @@ from gorae.posttrain import (
     teacher_features,
     training_row,
 )
-from gorae.recipes.compute import count_training, sampling_parameters
+from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies, some_examples
+from gorae.recipes.compute import count_training
 from gorae.recipes.reinforce import Questions
 from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.recipes.settings import TuneSettings
@@ -57,14 +58,16 @@ def distil_from_logits(
     `top_k` is 0 for the whole vocabulary. Ends early when teacher and student have taken `max_flops` together.
     """
     model, taught = load_both(start, teacher)
+    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=partial(some_examples, examples, seed=seed))
     cache = keep_features(folder, meter, taught, examples)
     trainer = Trainer(
         folder.name,
         model.network,
-        HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
+        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
         schedule or wanted.schedule,
         folder,
         save_every=wanted.save_every,
+        adapter=adapter,
         flops=cache.flops,
     )
     config = replace(model.config, num_mtp_modules=0)
@@ -100,11 +103,19 @@ def distil_on_policy(
     engine = Engine(model, max_batch=wanted.num_prompts, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens)
 
+    def encoded(questions: Questions) -> list[list[int]]:
+        return [model.tokenizer.encode_chat(one) for one in questions.conversations[: wanted.num_prompts]]
+
+    def rows() -> Rows:
+        return own_replies(engine, encoded(ask(0)), params)
+
+    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
+
     def make_batch(step: int) -> OnPolicyBatch:
-        conversations, reward = ask(step)
-        prompts = [model.tokenizer.encode_chat(one) for one in conversations[: wanted.num_prompts]]
+        questions = ask(step)
+        prompts = encoded(questions)
         groups = sample_groups(engine, prompts, num_samples=1, params=params, seed=seed * 1_000_000 + step)
-        rollouts = rollouts_of(groups, reward(groups, 0))
+        rollouts = rollouts_of(groups, questions.reward(groups, 0))
         return on_policy_batch(rollouts, taught.network, pad_id=model.tokenizer.pad_id)
 
     config = replace(model.config, num_mtp_modules=0)
@@ -116,10 +127,11 @@ def distil_on_policy(
     trainer = Trainer(
         folder.name,
         model.network,
-        HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
+        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
         schedule or wanted.schedule,
         folder,
         save_every=wanted.save_every,
+        adapter=adapter,
     )
     loss = partial(on_policy_loss, teacher=taught.network, estimator=wanted.estimator)
     trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
@@ -131,7 +143,13 @@ def load_both(start: Path, teacher: Path) -> tuple[ChatModel, ChatModel]:
     taught = load_chat_model(teacher)
     taught.network.requires_grad_(False)
     model = load_chat_model(start, trainable=True)
-    require_same_tokens(taught, model)
+    require_same_tokens(taught.tokenizer, model.tokenizer)
+    widths = [one.config.vocab_size for one in (taught, model)]
+    if widths[0] < widths[1]:
+        raise ValueError(
+            f"the teacher's head has {widths[0]} rows and the student's {widths[1]}, so the student may write what the "
+            "teacher has no logit for; distil from traces"
+        )
     return model, taught
 
 
