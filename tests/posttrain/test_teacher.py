@@ -67,8 +67,10 @@ class Server:
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
             threading.Thread(target=http.serve_forever).start()
-            yield f"http://127.0.0.1:{http.server_port}/v1"
-            http.shutdown()
+            try:
+                yield f"http://127.0.0.1:{http.server_port}/v1"
+            finally:
+                http.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -82,11 +84,7 @@ def teaching(answer: Callable[[str, int], tuple[int, dict]], **settings):
     server, paid = Server(answer), []
     with server.running() as url, ChatClient(url, "secret") as client:
         wanted = ApiSettings(**{"parallel": 2} | settings)
-        yield (
-            ApiTeacher(client, wanted, max_tokens=9, count=lambda *words: paid.append(words), pause_seconds=0.001),
-            server,
-            paid,
-        )
+        yield ApiTeacher(client, wanted, max_tokens=9, count=lambda *words: paid.append(words)), server, paid
 
 
 def test_reasoning_and_content_come_back_as_traces_and_the_key_and_the_limit_are_sent(tmp_path):

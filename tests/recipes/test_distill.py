@@ -169,8 +169,10 @@ def api(answer: str = "7") -> Iterator[tuple[str, list[str | None]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}/v1", keys
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1", keys
+        finally:
+            server.shutdown()
 
 
 def test_an_api_teaches_by_its_reasoning_and_is_paid_what_is_known(wanted, tmp_path):
