@@ -37,6 +37,7 @@ ALARMS = (
     Alarm("frac_reward_zero_std", 5, _above(0.9), "nearly all groups earn the same; change the task or rl.num_samples"),
     Alarm("completions/clipped_ratio", 5, _above(0.5), "most replies are cut off; raise rl.max_tokens"),
     Alarm("entropy", 5, lambda value, _: value < 1e-3, "nothing is left to choose; stop, or lower the learning rate"),
+    Alarm("dead_experts", 5, _above(0.5), "most experts get no token; see rl.router_bias, or learn from more replies"),
     Alarm("grad_norm", 1, _is_spike, "a gradient far larger than usual; look at what was learnt from in this step"),
 )
 
@@ -61,3 +62,11 @@ class Watch:
     def _rings(self, alarm: Alarm, value: float) -> bool:
         self.bad_steps[alarm] = self.bad_steps[alarm] + 1 if alarm.is_bad(value, self.past[alarm.figure]) else 0
         return self.bad_steps[alarm] >= alarm.steps
+
+
+def rung(metrics: Sequence[Mapping[str, float]]) -> list[str]:
+    """Every alarm that rings over a run's metrics, in words."""
+    watch = Watch()
+    for record in metrics:
+        watch.see(int(record["step"]), record)
+    return [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]

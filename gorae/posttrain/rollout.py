@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from gorae.engine import Engine, Output, Routings, SamplingParams
+from gorae.posttrain.episode import Episode
+from gorae.posttrain.seeds import seed_of
 
 CUT_OFF = ("length", "turns")  # finish reasons of a reply that came to no end of its own
 
@@ -20,6 +22,8 @@ class Rollout:
     is_sampled: which of an episode's `reply_ids` the model sampled; the others are its environment's, are not learnt,
         and have no log-probability. None: all of them.
     routings: the experts that prompt and reply went to, where the parameters asked for them.
+    kept_ids: of each sampled token the ids [K] it was drawn from, where that was not the whole softmax at temperature 1
+        and the parameters asked for it; `log_probs` are then those it was drawn by. A single None: all ids.
     """
 
     prompt_ids: list[int]
@@ -30,6 +34,7 @@ class Rollout:
     finish_reason: str
     routings: Routings | None = field(default=None, compare=False)
     is_sampled: Sequence[bool] | None = None
+    kept_ids: Sequence[Tensor | None] | None = field(default=None, compare=False)
 
     @property
     def num_sampled(self) -> int:
@@ -59,8 +64,8 @@ def sample_groups(
     is the number of the first of these prompts, where others of the step were sampled before.
     """
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
-    first_seed = seed * 1_000_003 + first * num_samples
-    each = [replace(params, seed=first_seed + place) for place in range(len(repeated))]
+    numbers = range(first * num_samples, first * num_samples + len(repeated))
+    each = [replace(params, seed=seed_of(seed, number)) for number in numbers]
     outputs = engine.generate(repeated, each)
     return [outputs[start : start + num_samples] for start in range(0, len(outputs), num_samples)]
 
@@ -70,7 +75,17 @@ def rollouts_of(
 ) -> list[Rollout]:
     """The replies of all groups with their rewards, one behind the other; `first` is the number of the first prompt."""
     return [
-        Rollout(o.prompt_token_ids, o.token_ids, o.logprobs, reward, number, o.finish_reason, o.routings)
+        Rollout(
+            o.prompt_token_ids,
+            o.token_ids,
+            o.logprobs if o.policy is None else [one.log_prob for one in o.policy],
+            reward,
+            number,
+            o.finish_reason,
+            o.routings,
+            is_sampled=o.is_sampled if isinstance(o, Episode) else None,
+            kept_ids=None if o.policy is None else [one.kept_ids for one in o.policy],
+        )
         for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)
         for o, reward in zip(group, given, strict=True)
     ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gorae.posttrain.sft import Example
+from gorae.posttrain.sft import Example, example_of
 from gorae.text import END_THINK, THINK, Message, Tokenizer
 
 
@@ -42,18 +42,10 @@ def retold(trace: Trace, tokenizer: Tokenizer) -> Example:
     """
     if trace.content is None:
         raise ValueError(f"a reply without a proper end is no example: {trace.text[-80:]!r}")
-    form = tokenizer.chat_format
-    asked = "free" if form.thinks != "caller" else "direct" if trace.reasoning is None else "think"
-    prompt = tokenizer.encode_prompt(trace.messages, mode=asked)
-    if form.thinks == "never" and trace.reasoning is not None:
-        pieces = ((f"{THINK}\n", True), (trace.reasoning, False), (f"\n{END_THINK}\n\n", True), (trace.content, False))
-        ids = [index for text, is_ours in pieces for index in tokenizer.encode(text, parse_special=is_ours)]
-        return Example(prompt.ids, [*ids, tokenizer.eos_id])
-    reasoning = {"free": trace.reasoning, "think": trace.reasoning or "", "direct": None}[prompt.mode]
-    reply_ids = tokenizer.encode_reply(Message("assistant", trace.content, reasoning))
-    opening = tokenizer.encode(form.opening(prompt.mode), parse_special=True)
-    assert reply_ids[: len(opening)] == opening, "the prompt holds what the reply would begin with"
-    return Example(prompt.ids, reply_ids[len(opening) :])
+    reply = Message("assistant", trace.content, trace.reasoning)
+    if tokenizer.chat_format.thinks == "never" and trace.reasoning is not None:
+        reply = Message("assistant", f"{THINK}\n{trace.reasoning}\n{END_THINK}\n\n{trace.content}")
+    return example_of(tokenizer, trace.messages, reply)
 
 
 def as_sampled(trace: Trace, tokenizer: Tokenizer) -> Example:

@@ -2,6 +2,7 @@
 
 from gorae.recipes.distill import SOURCES, TaskDistillSettings, TeachSettings, distil_on_task
 from gorae.recipes.evidence import run_evidence
+from gorae.recipes.examples import ExamplesSettings, PreferencesSettings, tune_on_examples, tune_on_preferences
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
 from gorae.recipes.parity import ParityReport, run_parity
@@ -9,16 +10,18 @@ from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings, TuneSettings
 from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measure_speed
-from gorae.recipes.task import TaskSettings, evaluate_on_task, print_earned, tune_on_task
+from gorae.recipes.task import TaskSettings, evaluate_on_task, tune_on_task
 from gorae.recipes.teach import distil_from_logits, distil_on_policy
 
 __all__ = [
     "SOURCES",
     "STAGES",
     "EvaluateSettings",
+    "ExamplesSettings",
     "LaptopSettings",
     "ParityReport",
     "Peaks",
+    "PreferencesSettings",
     "Run",
     "ServeSettings",
     "Speed",
@@ -36,7 +39,6 @@ __all__ = [
     "measure_peaks",
     "measure_speed",
     "model_name",
-    "print_earned",
     "report",
     "run_evidence",
     "run_laptop",
@@ -44,5 +46,7 @@ __all__ = [
     "serve_model",
     "served_model",
     "set_up_process",
+    "tune_on_examples",
+    "tune_on_preferences",
     "tune_on_task",
 ]

@@ -17,7 +17,7 @@ from gorae.checkpoint import load_tokenizer
 from gorae.client import ChatClient
 from gorae.config import as_dict
 from gorae.engine import Output
-from gorae.evals import draw_curves
+from gorae.evals import draw_curves, print_table
 from gorae.observe import Meter, MetricsWriter, Watch, log, progress, read_metrics, read_prices, replace_text
 from gorae.posttrain import (
     ApiSettings,
@@ -27,6 +27,7 @@ from gorae.posttrain import (
     OnPolicySettings,
     Teacher,
     Trace,
+    World,
     as_sampled,
     require_same_tokens,
     retold,
@@ -42,14 +43,13 @@ from gorae.recipes.task import (
     grade,
     measure,
     messages_of,
-    print_earned,
     read_summary,
     require_some,
     seal,
     write_sealed,
 )
 from gorae.recipes.teach import distil_from_logits, distil_on_policy
-from gorae.tasks import Graders, Reply, Row, Verdict, identity_of
+from gorae.tasks import Environments, Graders, Reply, Row, Verdict, identity_of
 from gorae.text import Tokenizer
 
 SOURCES = ("traces", "logits", "policy")
@@ -105,6 +105,11 @@ def distil_on_task(folder: Path, settings: TaskDistillSettings, *, api_key: str 
         require_same_tokens(*(tokenizer_of(path) for path in (Path(settings.teacher), settings.student)))
     run = Run.open(folder, settings)
     with Graders(settings.task) as graders:
+        if settings.source != "policy" and graders.tools() is not None:
+            raise ValueError(
+                f"{settings.task} has tools, and a trace is one reply to a question; distil from policy, where the "
+                "student calls them"
+            )
         rows = seal(graders, settings.task, settings.evaluate)
         check_sealed(run.stage("sealed", partial(write_sealed, rows=rows)), rows, settings.task)
         measured = partial(measure, graders=graders, rows=rows, wanted=settings.evaluate)
@@ -214,20 +219,23 @@ def learn(
     folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str], settings: TaskDistillSettings
 ) -> None:
     """Imitate the traces, learn from the teacher's logits on them, or from the teacher on replies of one's own."""
-    wanted, tokenizer = settings.teach, tokenizer_of(settings.student)
+    wanted, tokenizer, tools = settings.teach, tokenizer_of(settings.student), graders.tools()
 
     def ask(batch: int) -> Questions:
         count = wanted.on_policy.num_prompts
         rows = graders.rows(settings.seed, batch * count, count, without=sealed)
-        return Questions([messages_of(row) for row in rows], partial(reward, rows=rows))
+        environments = Environments(graders, rows, 1)
+        world = None if tools is None else World(tools, environments.act)
+        return Questions([messages_of(row) for row in rows], partial(reward, environments=environments), world)
 
-    def reward(groups: Sequence[Sequence[Output]], first: int, rows: Sequence[Row]) -> list[list[float | None]]:
-        verdicts = grade(graders, tokenizer, rows[first : first + len(groups)], groups)
+    def reward(groups: Sequence[Sequence[Output]], first: int, environments: Environments) -> list[list[float | None]]:
+        verdicts = grade(environments, tokenizer, groups, first=first)
         return [[verdict.reward for verdict in group] for group in verdicts]
 
     shared: dict[str, Any] = {"start": settings.student, "seed": settings.seed}
     if settings.source == "policy":
-        distil_on_policy(folder, meter, teacher=Path(settings.teacher), ask=ask, wanted=wanted.on_policy, **shared)
+        shared |= {"teacher": Path(settings.teacher), "prefix_cache": tools is not None}
+        distil_on_policy(folder, meter, ask=ask, wanted=wanted.on_policy, **shared)
         return
     traces = read_kept(folder.parent / "traces")
     if settings.source == "logits":
@@ -268,7 +276,7 @@ def report(run: Run[TaskDistillSettings]) -> dict[str, Any]:
         watch.see(int(record["step"]), record)
     alarms = [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]
     bill = run.ledger.bill(read_prices())
-    print_earned(measured)
+    print_table(measured)
     Console().print(bill.table())
     for alarm in alarms:
         log(f"alarm: {alarm}")

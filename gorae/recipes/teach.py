@@ -25,14 +25,13 @@ from gorae.posttrain import (
     on_policy_loss,
     require_same_tokens,
     rollouts_of,
-    sample_groups,
     taught_batches,
     teacher_features,
     training_row,
 )
 from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies, some_examples
 from gorae.recipes.compute import count_training
-from gorae.recipes.reinforce import Questions
+from gorae.recipes.reinforce import Questions, sample_replies
 from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.recipes.settings import TuneSettings
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer, pad_batch
@@ -93,28 +92,34 @@ def distil_on_policy(
     seed: int,
     schedule: Schedule | None = None,
     max_flops: float = math.inf,
+    prefix_cache: bool = False,
 ) -> None:
     """Learn from the teacher on replies of the student's own, from the model in `start`.
 
     `ask(n)` yields the n-th batch's questions, of which the first `wanted.num_prompts` are asked; what replies are
-    worth is reported. Ends early when teacher and student have taken `max_flops` together.
+    worth is reported. Ends early when teacher and student have taken `max_flops` together. `prefix_cache` is for
+    episodes, as in `reinforce`.
     """
     model, taught = load_both(start, teacher)
-    engine = Engine(model, max_batch=wanted.num_prompts, prefix_cache=False, count=meter.add)
+    engine = Engine(model, max_batch=wanted.num_prompts, prefix_cache=prefix_cache, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens)
 
-    def encoded(questions: Questions) -> list[list[int]]:
-        return [model.tokenizer.encode_chat(one) for one in questions.conversations[: wanted.num_prompts]]
-
     def rows() -> Rows:
-        return own_replies(engine, encoded(ask(0)), params)
+        return own_replies(engine, [model.tokenizer.encode_chat(one) for one in ask(0).conversations], params)
 
     adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
 
     def make_batch(step: int) -> OnPolicyBatch:
         questions = ask(step)
-        prompts = encoded(questions)
-        groups = sample_groups(engine, prompts, num_samples=1, params=params, seed=seed * 1_000_000 + step)
+        groups = sample_replies(
+            engine,
+            questions.conversations[: wanted.num_prompts],
+            questions.world,
+            max_turns=wanted.max_turns,
+            num_samples=1,
+            params=params,
+            seed=seed * 1_000_000 + step,
+        )
         rollouts = rollouts_of(groups, questions.reward(groups, 0))
         return on_policy_batch(rollouts, taught.network, pad_id=model.tokenizer.pad_id)
 

@@ -20,8 +20,10 @@ from gorae.text.messages import (
     Role,
     Tool,
     ToolCall,
+    check_conversation,
 )
-from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_reply, possible_start
+from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_after_results, parse_reply, possible_start
+from gorae.text.scripts import SCRIPTS, language_of, share_of_language
 from gorae.text.template import CHAT_TEMPLATE
 from gorae.text.tokenizer import Prompt, SpecialTokens, StreamDecoder, Tokenizer
 
@@ -37,6 +39,7 @@ __all__ = [
     "PAD",
     "PLAIN",
     "R1",
+    "SCRIPTS",
     "THINK",
     "TOOL_TOKENS",
     "USER",
@@ -57,9 +60,13 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolFormat",
+    "check_conversation",
+    "language_of",
+    "parse_after_results",
     "parse_reply",
     "possible_start",
     "read_conversation",
+    "share_of_language",
     "write_conversation",
     "write_prompt",
 ]

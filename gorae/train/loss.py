@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gorae.kernels import Routing, expert_load, log_softmax
-from gorae.model import Network
+from gorae.kernels import Routing, cut_log_softmax, expert_load, log_softmax
+from gorae.model import Network, Replay
 from gorae.train.batch import Batch
+
+LEAST_LOG_PROB = -1e30  # of a token without probability, whose share of the entropy is 0
 
 
 class Loss(NamedTuple):
@@ -80,17 +82,54 @@ def max_violation(routing: Routing) -> float:
     return (load_E.max() / load_E.mean()).item() - 1.0
 
 
+class Sampling(NamedTuple):
+    """What N tokens were drawn from, where that was not the network's own softmax: its temperature, the tokens kept.
+
+    kept_ids: of each token, those [K] that were kept where it was drawn; None: all.
+    """
+
+    temperature: float
+    kept_ids: Sequence[Tensor | None]
+
+
 class PolicyOutputs(NamedTuple):
-    """What a policy gradient needs of N sampled tokens: their log-probabilities and the entropy they were drawn at."""
+    """What a policy gradient needs of N sampled tokens: their log-probabilities and the entropy they were drawn at.
+
+    routings: the routers' decisions for all tokens of the pass, padding too.
+    """
 
     log_probs_N: Tensor
     entropy: float
+    routings: Sequence[Routing] = ()
 
 
-def policy_outputs(network: Network, batch: Batch) -> PolicyOutputs:
-    """Log-probabilities of the tokens that carry weight, row by row, and their mean entropy in nats."""
+def policy_outputs(
+    network: Network, batch: Batch, *, sampling: Sampling | None = None, replay: Sequence[Replay] = ()
+) -> PolicyOutputs:
+    """Log-probabilities of the tokens that carry weight, row by row, and their mean entropy in nats.
+
+    Both are of what the tokens were drawn from; `replay` has the ways they are to take.
+    """
     chosen = batch.weights_BT[:, 1:] != 0
-    hidden_ND = network(batch.token_ids_BT[:, :-1]).hidden_BTD[chosen]
-    log_probs_NW = log_softmax(network.logits(hidden_ND))
-    entropy = -(log_probs_NW.detach().exp() * log_probs_NW.detach()).sum(-1).mean().item()
-    return PolicyOutputs(log_probs_NW.gather(-1, batch.token_ids_BT[:, 1:][chosen][:, None])[:, 0], entropy)
+    ids_BT = batch.token_ids_BT[:, :-1]
+    features = network(ids_BT, replay=replay) if replay else network.read_rows(ids_BT, batch.read_lengths)
+    log_probs_NW = log_softmax(network.logits(features.hidden_BTD[chosen]))
+    if sampling is not None:
+        log_probs_NW = drawn_from(log_probs_NW, sampling)
+    with torch.no_grad():
+        entropy = -(log_probs_NW.exp() * log_probs_NW.clamp(min=LEAST_LOG_PROB)).sum(-1).mean().item()
+    log_probs_N = log_probs_NW.gather(-1, batch.token_ids_BT[:, 1:][chosen][:, None])[:, 0]
+    return PolicyOutputs(log_probs_N, entropy, features.routings)
+
+
+def drawn_from(log_probs_NW: Tensor, sampling: Sampling) -> Tensor:
+    """The log-probabilities at the temperature, among the tokens kept: the bits that the engine reports."""
+    is_kept_NW = torch.ones(log_probs_NW.shape, dtype=torch.bool, device=log_probs_NW.device)
+    cut = [(row, kept_K) for row, kept_K in enumerate(sampling.kept_ids) if kept_K is not None]
+    if cut:
+        rows = torch.tensor([row for row, _ in cut])
+        is_kept_NW[rows] = False
+        counts = torch.tensor([len(kept_K) for _, kept_K in cut])
+        is_kept_NW[rows.repeat_interleave(counts), torch.cat([kept_K for _, kept_K in cut]).long()] = True
+    temperatures_N = log_probs_NW.new_full((len(log_probs_NW),), sampling.temperature)
+    return cut_log_softmax(log_probs_NW, temperatures_N, is_kept_NW)
