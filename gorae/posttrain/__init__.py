@@ -37,12 +37,16 @@ from gorae.posttrain.taught import (
     taught_batches,
     teacher_features,
 )
+from gorae.posttrain.teacher import ApiSettings, ApiTeacher, ModelTeacher, Teacher
+from gorae.posttrain.trace import Trace, as_sampled, retold
 
 __all__ = [
     "ALGORITHMS",
     "CUT_OFF",
     "QUANTILES",
     "Algorithm",
+    "ApiSettings",
+    "ApiTeacher",
     "BatchesAhead",
     "Comparison",
     "Correction",
@@ -57,6 +61,7 @@ __all__ = [
     "GrpoSettings",
     "Here",
     "Mismatch",
+    "ModelTeacher",
     "OnPolicyBatch",
     "OnPolicySettings",
     "Parity",
@@ -71,8 +76,11 @@ __all__ = [
     "Side",
     "Tally",
     "TaughtBatch",
+    "Teacher",
+    "Trace",
     "TransformersSide",
     "World",
+    "as_sampled",
     "compare_layers",
     "example_batches",
     "example_of",
@@ -96,6 +104,7 @@ __all__ = [
     "relevant_experts",
     "replay_of",
     "require_same_tokens",
+    "retold",
     "reverse_kl",
     "rollouts_of",
     "sample_episodes",

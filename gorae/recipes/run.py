@@ -19,8 +19,12 @@ from gorae.recipes.machine import current_commit, describe_machine
 from gorae.text import Tokenizer
 from gorae.train import keep_freed_memory
 
-FREE_TO_CHANGE = ("serve.", "rl.workers =")
 BEGUN = "begun.json"  # where and from which commit the run was begun
+FREE = (
+    "serve.",
+    "teach.api.",
+    "rl.workers =",
+)  # settings of where something is done, which changes nothing that was made
 
 
 class RunSettings(Protocol):
@@ -103,9 +107,9 @@ def load_chat_model(path: Path, *, trainable: bool = False) -> ChatModel:
 
 
 def require_same(begun: RunSettings, asked: RunSettings, folder: Path) -> None:
-    """What a stage made is only used under the settings it was made with; who serves and samples is free to change."""
+    """What a stage made is only used under the settings it was made with, but for those that are `FREE` to change."""
     pairs = zip(listing(begun), listing(asked), strict=True)
-    changed = next(((old, new) for old, new in pairs if old != new and not old.startswith(FREE_TO_CHANGE)), None)
+    changed = next(((old, new) for old, new in pairs if old != new and not old.startswith(FREE)), None)
     if changed:
         raise ValueError(
             f"{folder} was begun with {changed[0]}, and now {changed[1]} is asked for; "
