@@ -24,7 +24,7 @@ FREE = (
     "serve.",
     "teach.api.",
     "rl.workers =",
-)  # settings of where something is done, which changes nothing that was made
+)  # where something is done, which changes nothing that was made
 
 
 class RunSettings(Protocol):
