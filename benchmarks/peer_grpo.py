@@ -16,9 +16,10 @@ from gorae.train import HybridOptimizer, OptimizerSettings, update
 
 
 class GrpoPeer:
-    def __init__(self, path: str, *, threads: int, work: dict[str, int], turns: int) -> None:  # noqa: ARG002
+    def __init__(self, path: str, *, threads: int, work: dict[str, int], turns: int) -> None:
         set_up_process(threads)
         self.work = Work(**work)
+        self.texts = [prompts_of(turn, self.work) for turn in range(turns)]
         self.settings = GrpoSettings(
             num_prompts=self.work.prompts,
             num_samples=self.work.samples,
@@ -32,7 +33,7 @@ class GrpoPeer:
         self.optimizer = HybridOptimizer(self.model.network.named_parameters(), self.settings.optimizer)
 
     def sampled(self, number: int) -> list[list[Output]]:
-        prompts = [self.model.tokenizer.encode(text) for text in prompts_of(number, self.work)]
+        prompts = [self.model.tokenizer.encode(text) for text in self.texts[number]]
         return sample_groups(self.engine, prompts, num_samples=self.work.samples, params=self.params, seed=number)
 
     def replies(self, number: int) -> list[list[list[int]]]:
