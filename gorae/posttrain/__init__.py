@@ -5,7 +5,15 @@ from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
 from gorae.posttrain.divergence import forward_kl, reverse_kl, sampled_reverse_kl, top_k_kl
 from gorae.posttrain.esft import expert_shares, relevant_experts
-from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
+from gorae.posttrain.grpo import (
+    ROUTER_BIAS_RATE,
+    GrpoSettings,
+    PolicyBatch,
+    first_log_probs,
+    mini_batch,
+    policy_batch,
+    policy_loss,
+)
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
 from gorae.posttrain.mismatch import QUANTILES, Correction, Mismatch, masked, measure_mismatch, of_sequences, truncated
 from gorae.posttrain.on_policy import OnPolicyBatch, OnPolicySettings, on_policy_batch, on_policy_loss
@@ -29,6 +37,7 @@ from gorae.posttrain.taught import (
 __all__ = [
     "ALGORITHMS",
     "QUANTILES",
+    "ROUTER_BIAS_RATE",
     "Algorithm",
     "Comparison",
     "Correction",
@@ -52,6 +61,7 @@ __all__ = [
     "compare_layers",
     "example_batches",
     "expert_shares",
+    "first_log_probs",
     "forward_kl",
     "group_advantages",
     "keep_correct",

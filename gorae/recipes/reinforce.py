@@ -7,14 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from gorae.checkpoint import save_model
+from torch import Tensor
+
+from gorae.checkpoint import quantise_again, quantised, save_model
 from gorae.engine import Engine, Output
 from gorae.observe import Meter
 from gorae.posttrain import (
+    ROUTER_BIAS_RATE,
     GrpoSettings,
     PolicyBatch,
     Reference,
     Rollout,
+    first_log_probs,
     mini_batch,
     policy_batch,
     policy_loss,
@@ -24,7 +28,7 @@ from gorae.posttrain import (
 )
 from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies
 from gorae.recipes.compute import count_reading, count_training
-from gorae.recipes.run import load_chat_model
+from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.text import Message
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
 
@@ -59,7 +63,11 @@ def reinforce(
     first = load_chat_model(start, trainable=bool(wanted.reference_every))
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
     # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
-    engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
+    sampler = model
+    if wanted.rollouts != "exact":
+        copy = quantised(model.network, wanted.rollouts)
+        sampler = ChatModel(copy, copy.config, model.tokenizer)
+    engine = Engine(sampler, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
     has_experts = not all(map(model.config.is_dense, range(model.config.num_layers)))
     params = wanted.sampling(routings=has_experts)
     config = replace(model.config, num_mtp_modules=0)
@@ -70,8 +78,12 @@ def reinforce(
 
     adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
     rollouts: list[Rollout] = []  # of the batch that the present steps share
+    firsts: list[Tensor] = []  # its tokens' log-probabilities by the trainer, where later updates need them
 
     def sample_batch(number: int) -> list[Rollout]:
+        if sampler is not model:
+            quantise_again(sampler.network, model.network, wanted.rollouts)
+            engine.weights_changed()
         questions, batch_seed = ask(number), seed * 1_000_000 + number
         prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
 
@@ -86,13 +98,23 @@ def reinforce(
             sample, num_prompts=wanted.num_prompts, num_samples=wanted.num_samples, num_refills=wanted.num_refills
         )
 
+    def part_of_batch(part: int) -> PolicyBatch:
+        chosen = mini_batch(rollouts, wanted, part)
+        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
+
+    def first_pass(part: int) -> Tensor:
+        batch = part_of_batch(part)
+        count_reading(meter, config, batch.token_ids_BT)
+        return first_log_probs(model.network, batch, wanted)
+
     def make_batch(step: int) -> PolicyBatch:
         reference.follow(model.network, step)
         number, part = divmod(step, wanted.num_updates)
         if part == 0:
             rollouts[:] = sample_batch(number)
-        chosen = mini_batch(rollouts, wanted, part)
-        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
+            firsts[:] = map(first_pass, range(1, wanted.num_updates)) if wanted.correction != "none" else []
+        batch = part_of_batch(part)
+        return replace(batch, first_log_probs_N=firsts[part - 1]) if part and firsts else batch
 
     def count(batch: Batch) -> None:
         count_training(meter, config, batch)
@@ -105,6 +127,8 @@ def reinforce(
         schedule or wanted.schedule,
         folder,
         save_every=wanted.save_every,
+        router_bias_rate=0.0 if wanted.router_bias == "frozen" else ROUTER_BIAS_RATE,
+        router_bias_every=wanted.num_updates if wanted.router_bias == "replayed" else 1,
         adapter=adapter,
     )
     loss = partial(policy_loss, settings=wanted, reference=reference.network)
