@@ -4,6 +4,14 @@ from gorae.posttrain.advantage import group_advantages
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
 from gorae.posttrain.divergence import forward_kl, reverse_kl, sampled_reverse_kl, top_k_kl
+from gorae.posttrain.dpo import (
+    DpoSettings,
+    Preference,
+    PreferenceBatch,
+    preference_batches,
+    preference_loss,
+    reference_log_probs,
+)
 from gorae.posttrain.esft import expert_shares, relevant_experts
 from gorae.posttrain.grpo import (
     ROUTER_BIAS_RATE,
@@ -23,7 +31,7 @@ from gorae.posttrain.reference import Reference
 from gorae.posttrain.refill import sample_until_live
 from gorae.posttrain.replay import replay_of
 from gorae.posttrain.rollout import Rollout, rollouts_of, sample_groups, sample_rollouts
-from gorae.posttrain.sft import Example, example_batches, training_row
+from gorae.posttrain.sft import Example, example_batches, example_of, training_row
 from gorae.posttrain.sides import EndpointSide, GoraeSide, Prompt, Side, TransformersSide, widest
 from gorae.posttrain.taught import (
     FeatureCache,
@@ -42,6 +50,7 @@ __all__ = [
     "Comparison",
     "Correction",
     "Difference",
+    "DpoSettings",
     "EndpointSide",
     "Example",
     "FeatureCache",
@@ -52,6 +61,8 @@ __all__ = [
     "OnPolicySettings",
     "Parity",
     "PolicyBatch",
+    "Preference",
+    "PreferenceBatch",
     "Prompt",
     "Reference",
     "Rollout",
@@ -60,6 +71,7 @@ __all__ = [
     "TransformersSide",
     "compare_layers",
     "example_batches",
+    "example_of",
     "expert_shares",
     "first_log_probs",
     "forward_kl",
@@ -75,6 +87,9 @@ __all__ = [
     "on_policy_loss",
     "policy_batch",
     "policy_loss",
+    "preference_batches",
+    "preference_loss",
+    "reference_log_probs",
     "relevant_experts",
     "replay_of",
     "require_same_tokens",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gorae.checkpoint import quantise_again, quantised, save_model
+from gorae.config import forward_flops
 from gorae.engine import Engine, Output
 from gorae.observe import Meter
 from gorae.posttrain import (
@@ -27,7 +28,7 @@ from gorae.posttrain import (
     sample_until_live,
 )
 from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies
-from gorae.recipes.compute import count_reading, count_training
+from gorae.recipes.compute import count_policy, count_rows
 from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.text import Message
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
@@ -104,7 +105,7 @@ def reinforce(
 
     def first_pass(part: int) -> Tensor:
         batch = part_of_batch(part)
-        count_reading(meter, config, batch.token_ids_BT)
+        count_rows(meter, config, batch, forward_flops)
         return first_log_probs(model.network, batch, wanted)
 
     def make_batch(step: int) -> PolicyBatch:
@@ -117,8 +118,7 @@ def reinforce(
         return replace(batch, first_log_probs_N=firsts[part - 1]) if part and firsts else batch
 
     def count(batch: Batch) -> None:
-        count_training(meter, config, batch)
-        count_reading(meter, config, batch.token_ids_BT[: wanted.kl_rows])
+        count_policy(meter, config, batch, read_rows=wanted.kl_rows)
 
     trainer = Trainer(
         folder.name,

@@ -20,7 +20,7 @@ from gorae.checkpoint import load_tokenizer
 from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import Evaluation, Sample, bootstrap_interval, consistency_of, draw_curves, print_table
-from gorae.observe import Bill, Ledger, Meter, Watch, log, read_metrics, read_prices, replace_text
+from gorae.observe import Bill, Ledger, Meter, log, read_metrics, read_prices, replace_text, rung
 from gorae.posttrain import GrpoSettings, sample_groups
 from gorae.recipes.forecast import advise, as_plan, compare, plan, plan_table, take_pace
 from gorae.recipes.reinforce import Questions, reinforce
@@ -261,10 +261,7 @@ def report(run: Run[TaskSettings]) -> dict[str, Any]:
     measured = {name: read_summary(run.folder / name) for name in ("before", "after")}
     metrics = read_metrics(run.folder / "rl/metrics.jsonl")
     draw_curves(run.folder, {"rl": metrics}, evaluation={})
-    watch = Watch()
-    for record in metrics:
-        watch.see(int(record["step"]), record)
-    alarms = [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]
+    alarms = rung(metrics)
     bill = run.ledger.bill(read_prices())
     planned = plan(measured["before"], run.settings.rl, run.ledger.spent("before"), bill.prices)
     compared = compare(planned, actual(run, metrics, bill))

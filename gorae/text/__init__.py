@@ -20,6 +20,7 @@ from gorae.text.messages import (
     Role,
     Tool,
     ToolCall,
+    check_conversation,
 )
 from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_reply, possible_start
 from gorae.text.scripts import SCRIPTS, language_of, share_of_language
@@ -59,6 +60,7 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolFormat",
+    "check_conversation",
     "language_of",
     "parse_reply",
     "possible_start",

@@ -111,7 +111,8 @@ def policy_outputs(
     Both are of what the tokens were drawn from; `replay` has the ways they are to take.
     """
     chosen = batch.weights_BT[:, 1:] != 0
-    features = network(batch.token_ids_BT[:, :-1], replay=replay)
+    ids_BT = batch.token_ids_BT[:, :-1]
+    features = network(ids_BT, replay=replay) if replay else network.read_rows(ids_BT, batch.read_lengths)
     log_probs_NW = log_softmax(network.logits(features.hidden_BTD[chosen]))
     if sampling is not None:
         log_probs_NW = drawn_from(log_probs_NW, sampling)
