@@ -12,6 +12,7 @@ from gorae.posttrain.dpo import (
     preference_loss,
     reference_log_probs,
 )
+from gorae.posttrain.episode import Episode, World, sample_episodes
 from gorae.posttrain.esft import expert_shares, relevant_experts
 from gorae.posttrain.grpo import (
     ROUTER_BIAS_RATE,
@@ -30,7 +31,7 @@ from gorae.posttrain.parity import Parity, measure_parity
 from gorae.posttrain.reference import Reference
 from gorae.posttrain.refill import sample_until_live
 from gorae.posttrain.replay import replay_of
-from gorae.posttrain.rollout import Rollout, rollouts_of, sample_groups, sample_rollouts
+from gorae.posttrain.rollout import CUT_OFF, Rollout, rollouts_of, sample_groups, sample_rollouts
 from gorae.posttrain.sft import Example, example_batches, example_of, training_row
 from gorae.posttrain.sides import EndpointSide, GoraeSide, Prompt, Side, TransformersSide, widest
 from gorae.posttrain.taught import (
@@ -41,22 +42,29 @@ from gorae.posttrain.taught import (
     taught_batches,
     teacher_features,
 )
+from gorae.posttrain.teacher import ApiSettings, ApiTeacher, ModelTeacher, Teacher
+from gorae.posttrain.trace import Trace, as_sampled, retold
 
 __all__ = [
     "ALGORITHMS",
+    "CUT_OFF",
     "QUANTILES",
     "ROUTER_BIAS_RATE",
     "Algorithm",
+    "ApiSettings",
+    "ApiTeacher",
     "Comparison",
     "Correction",
     "Difference",
     "DpoSettings",
     "EndpointSide",
+    "Episode",
     "Example",
     "FeatureCache",
     "GoraeSide",
     "GrpoSettings",
     "Mismatch",
+    "ModelTeacher",
     "OnPolicyBatch",
     "OnPolicySettings",
     "Parity",
@@ -68,7 +76,11 @@ __all__ = [
     "Rollout",
     "Side",
     "TaughtBatch",
+    "Teacher",
+    "Trace",
     "TransformersSide",
+    "World",
+    "as_sampled",
     "compare_layers",
     "example_batches",
     "example_of",
@@ -93,8 +105,10 @@ __all__ = [
     "relevant_experts",
     "replay_of",
     "require_same_tokens",
+    "retold",
     "reverse_kl",
     "rollouts_of",
+    "sample_episodes",
     "sample_groups",
     "sample_rollouts",
     "sample_until_live",

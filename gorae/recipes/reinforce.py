@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,11 +19,13 @@ from gorae.posttrain import (
     PolicyBatch,
     Reference,
     Rollout,
+    World,
     first_log_probs,
     mini_batch,
     policy_batch,
     policy_loss,
     rollouts_of,
+    sample_episodes,
     sample_groups,
     sample_until_live,
 )
@@ -37,11 +39,29 @@ from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
 class Questions(NamedTuple):
     """All that a batch of reinforcement learning may ask, refills too, and what replies are worth.
 
-    `reward(groups, first)` takes replies to the questions from the first-th on; None is one it could not grade.
+    `reward(groups, first)` takes replies to the questions from the first-th on; None is one it could not grade. In a
+    `world` replies are episodes.
     """
 
     conversations: Sequence[Sequence[Message]]
     reward: Callable[[Sequence[Sequence[Output]], int], Sequence[Sequence[float | None]]]
+    world: World | None = None
+
+
+def sample_replies(
+    engine: Engine,
+    conversations: Sequence[Sequence[Message]],
+    world: World | None,
+    *,
+    max_turns: int,
+    **options: Any,
+) -> Sequence[Sequence[Output]]:
+    """`sample_groups`, or in a world `sample_episodes`."""
+    if world is not None:
+        return sample_episodes(engine, conversations, world, max_turns=max_turns, **options)
+    assert engine.tokenizer is not None, "a chat model has a tokenizer"
+    prompts = [engine.tokenizer.encode_chat(conversation) for conversation in conversations]
+    return sample_groups(engine, prompts, **options)
 
 
 def reinforce(
@@ -54,21 +74,24 @@ def reinforce(
     seed: int,
     schedule: Schedule | None = None,
     max_flops: float = math.inf,
+    prefix_cache: bool = False,
 ) -> None:
     """GRPO from the model in `start`, for the steps of the schedule or until they have taken `max_flops`.
 
     `ask(n)` yields the n-th batch's questions. Sampling and learning share one network object, so weights need no
-    copying.
+    copying. `prefix_cache` is for episodes, whose turns begin as the turns before; else no prompt comes twice, and a
+    bill should not depend on how much memory was free for prefixes.
     """
     model = load_chat_model(start, trainable=True)
     first = load_chat_model(start, trainable=bool(wanted.reference_every))
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
-    # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
     sampler = model
     if wanted.rollouts != "exact":
         copy = quantised(model.network, wanted.rollouts)
         sampler = ChatModel(copy, copy.config, model.tokenizer)
-    engine = Engine(sampler, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
+    engine = Engine(
+        sampler, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=prefix_cache, count=meter.add
+    )
     has_experts = not all(map(model.config.is_dense, range(model.config.num_layers)))
     params = wanted.sampling(routings=has_experts)
     config = replace(model.config, num_mtp_modules=0)
@@ -86,12 +109,17 @@ def reinforce(
             quantise_again(sampler.network, model.network, wanted.rollouts)
             engine.weights_changed()
         questions, batch_seed = ask(number), seed * 1_000_000 + number
-        prompts = [model.tokenizer.encode_chat(conversation) for conversation in questions.conversations]
 
         def sample(first: int, count: int) -> list[Rollout]:
-            some = prompts[first : first + count]
-            groups = sample_groups(
-                engine, some, num_samples=wanted.num_samples, params=params, seed=batch_seed, first=first
+            groups = sample_replies(
+                engine,
+                questions.conversations[first : first + count],
+                questions.world,
+                max_turns=wanted.max_turns,
+                num_samples=wanted.num_samples,
+                params=params,
+                seed=batch_seed,
+                first=first,
             )
             return rollouts_of(groups, questions.reward(groups, first), first=first)
 
