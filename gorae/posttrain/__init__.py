@@ -1,6 +1,7 @@
 """After pretraining: examples to imitate, rollouts to learn from, a student to teach, proof that both sides agree."""
 
 from gorae.posttrain.advantage import group_advantages
+from gorae.posttrain.ahead import BatchesAhead, SampledBatch
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
 from gorae.posttrain.divergence import forward_kl, reverse_kl, sampled_reverse_kl, top_k_kl
@@ -14,6 +15,7 @@ from gorae.posttrain.dpo import (
 )
 from gorae.posttrain.episode import Episode, World, sample_episodes
 from gorae.posttrain.esft import expert_shares, relevant_experts
+from gorae.posttrain.fleet import Fleet, Here, HereQuantised, Tally
 from gorae.posttrain.grpo import (
     ROUTER_BIAS_RATE,
     GrpoSettings,
@@ -32,6 +34,7 @@ from gorae.posttrain.reference import Reference
 from gorae.posttrain.refill import sample_until_live
 from gorae.posttrain.replay import replay_of
 from gorae.posttrain.rollout import CUT_OFF, Rollout, rollouts_of, sample_groups, sample_rollouts
+from gorae.posttrain.sampler import Sampler
 from gorae.posttrain.sft import Example, example_batches, example_of, training_row
 from gorae.posttrain.sides import EndpointSide, GoraeSide, Prompt, Side, TransformersSide, widest
 from gorae.posttrain.taught import (
@@ -53,6 +56,7 @@ __all__ = [
     "Algorithm",
     "ApiSettings",
     "ApiTeacher",
+    "BatchesAhead",
     "Comparison",
     "Correction",
     "Difference",
@@ -61,8 +65,11 @@ __all__ = [
     "Episode",
     "Example",
     "FeatureCache",
+    "Fleet",
     "GoraeSide",
     "GrpoSettings",
+    "Here",
+    "HereQuantised",
     "Mismatch",
     "ModelTeacher",
     "OnPolicyBatch",
@@ -74,7 +81,10 @@ __all__ = [
     "Prompt",
     "Reference",
     "Rollout",
+    "SampledBatch",
+    "Sampler",
     "Side",
+    "Tally",
     "TaughtBatch",
     "Teacher",
     "Trace",

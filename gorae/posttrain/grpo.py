@@ -46,6 +46,8 @@ class GrpoSettings:
     correction: weights for what rollouts differ by, none, tis_tokens, tis_sequences, mis_tokens or mis_sequences.
     replay: let the trainer's tokens take the experts, and their weights, that they took when they were sampled.
     router_bias: of the routers' balance, "frozen", "updated" at every step, or "replayed": moved between batches alone.
+    staleness: so many batches are sampled ahead, each by the policy that has learnt from so many fewer than it could.
+    workers: so many engines of their own sample, on Ray; with 0 the network that learns does.
     """
 
     steps: int = 60
@@ -71,6 +73,8 @@ class GrpoSettings:
     correction: str = "none"
     replay: bool = False
     router_bias: str = "frozen"
+    staleness: int = 0
+    workers: int = 0
     optimizer: OptimizerSettings = OptimizerSettings(lr=5e-4, matrix_lr=None)
     adapter: AdapterSettings = AdapterSettings()
     save_every: int = 10
@@ -82,6 +86,7 @@ class GrpoSettings:
                 "a reply is compared with its siblings"
             )
         least = {"max_turns": 1, "save_every": 1, "num_updates": 1, "num_refills": 0, "reference_every": 0, "beta": 0}
+        least |= {"staleness": 0, "workers": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {bound}")
@@ -94,6 +99,11 @@ class GrpoSettings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)} is none of {', '.join(allowed)}")
+        if self.workers and self.rollouts != "exact":
+            raise ValueError(
+                f"rollouts={self.rollouts} are sampled by the process that learns, and workers={self.workers} are of "
+                "their own; set workers to 0, or rollouts to exact"
+            )
         if not 0 <= self.soft_tokens <= self.max_tokens:
             raise ValueError(
                 f"soft_tokens={self.soft_tokens} must lie between 0 (no loss) and max_tokens={self.max_tokens}"
@@ -154,8 +164,8 @@ class PolicyBatch(Batch):
     `divisor` is what the loss divides its weighted sum by, which counts replies that were left out as well; `figures`
     describes all rollouts. `ways` are those the rows' tokens took when they were sampled, none where the rollouts do
     not tell; `sampling` says what tokens were drawn from, None: the whole softmax at temperature 1. `is_fresh` until
-    there was an update on a part of the same batch; what the trainer gave the tokens before any, `first_log_probs_N`,
-    has to be known then where rollouts are corrected.
+    there was an update since the batch was sampled; `first_log_probs_N` are what the trainer gave the tokens before any
+    update on the same batch, None: it has not read them before.
     """
 
     advantages_N: Tensor
@@ -283,25 +293,24 @@ def policy_loss(network: Network, batch: Batch, *, settings: GrpoSettings, refer
     outputs = policy_outputs(network, batch, sampling=batch.sampling, replay=ways_of(batch, settings))
     is_learnt_BT = batch.weights_BT[:, 1:] != 0
     lengths = is_learnt_BT.sum(dim=1).tolist()
-    first_N = outputs.log_probs_N.detach() if batch.is_fresh else batch.first_log_probs_N
+    first_N = outputs.log_probs_N.detach() if batch.first_log_probs_N is None else batch.first_log_probs_N
     is_corrected = settings.correction != "none"
-    assert first_N is not None or not is_corrected, "a later update of corrected rollouts needs first_log_probs"
-    old_N = first_N if first_N is not None and is_corrected else batch.sampled_log_probs_N
+    old_N = first_N if is_corrected else batch.sampled_log_probs_N
     gain_N, is_clipped_N = token_gains(settings.rule, outputs.log_probs_N, old_N, batch.advantages_N, lengths)
+    log_ratio_N = first_N - batch.sampled_log_probs_N
+    weights_N = correction_weights(settings.correction, log_ratio_N, lengths)
+    gain_N = gain_N * weights_N
     name = "update_kl" if not batch.is_fresh else "mismatch_kl" if settings.rollouts == "exact" else "sampler_kl"
-    before_N = batch.sampled_log_probs_N if batch.is_fresh else old_N
     figures = {
         **batch.figures,
         "entropy": outputs.entropy,
         "clip_ratio": is_clipped_N.float().mean().item(),
-        name: divergence(outputs.log_probs_N.detach() - before_N).mean().item(),
+        name: divergence(outputs.log_probs_N.detach() - batch.sampled_log_probs_N).mean().item(),
     }
-    if first_N is not None:
-        log_ratio_N = first_N - batch.sampled_log_probs_N
-        weights_N = correction_weights(settings.correction, log_ratio_N, lengths)
-        gain_N = gain_N * weights_N
+    if batch.is_fresh or is_corrected:
         figures["ratio_max"] = log_ratio_N.expm1().abs().max().item()
-        figures |= {"correction": weights_N.mean().item()} if is_corrected else {}
+    if is_corrected:
+        figures["correction"] = weights_N.mean().item()
     routings = outputs.routings
     if batch.ways:
         routings = on_the_way(outputs.routings, batch.ways)

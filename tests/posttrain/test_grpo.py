@@ -128,7 +128,8 @@ def test_a_correction_weighs_gains_and_leaves_the_ratio_to_the_trainers_own_prob
     assert figures["ratio_max"] == pytest.approx(0.6)
     assert figures["clip_ratio"] == 0
     if moved:
-        assert figures["update_kl"] == pytest.approx(math.exp(0.1) - 0.1 - 1)
+        apart = [ratio * math.exp(0.1) for ratio in RATIOS]
+        assert figures["update_kl"] == pytest.approx(sum(one - math.log(one) - 1 for one in apart) / 4)
         assert "sampler_kl" not in figures
     else:
         assert figures["sampler_kl"] == pytest.approx(sum(ratio - math.log(ratio) - 1 for ratio in RATIOS) / 4)
@@ -395,6 +396,7 @@ def test_a_second_update_on_a_batch_is_off_policy_and_its_figures_say_so(config,
         ({"beta": -0.1}, "beta=-0.1 must be at least 0"),
         ({"correction": "tis"}, "correction=tis is none of none, tis_tokens, tis_sequences, mis_tokens"),
         ({"rollouts": "int5"}, "rollouts=int5 is none of exact, int8, int4"),
+        ({"rollouts": "int8", "workers": 2}, "rollouts=int8 are sampled by the process that learns, and workers=2"),
         ({"router_bias": "moved"}, "router_bias=moved is none of frozen, updated, replayed"),
         ({"soft_tokens": 53}, r"soft_tokens=53 must lie between 0 \(no loss\) and max_tokens=52"),
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
