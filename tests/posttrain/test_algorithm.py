@@ -60,7 +60,9 @@ def loss_of(monkeypatch):
         now_N = torch.cat([flat[place] for place in kept])
         then = [] if reference is None else [log_prob for place in kept for log_prob in reference[place]]
         known = {"policy": now_N, "reference": torch.tensor(then, dtype=torch.float64)}
-        monkeypatch.setattr(grpo, "policy_outputs", lambda network, batch: PolicyOutputs(known[network], 0.5))
+        monkeypatch.setattr(
+            grpo, "policy_outputs", lambda network, batch, **options: PolicyOutputs(known[network], 0.5)
+        )
         loss = policy_loss("policy", batch, settings=settings, reference=reference and "reference")
         gradients = torch.autograd.grad(loss.total, flat, allow_unused=True)
         return (
