@@ -30,7 +30,10 @@ def of_rows(passage: Passage, rows: Sequence[int]) -> list[Routings]:
     experts_LBTA = torch.stack(experts).unflatten(1, shape)
     weights_LBTA = torch.stack(weights).unflatten(1, shape)
     return [
-        Routings(experts_LBTA[:, row, : passage.counts[row]].int(), weights_LBTA[:, row, : passage.counts[row]].clone())
+        Routings(
+            experts_LBTA[:, row, : passage.counts[row]].int().cpu(),
+            weights_LBTA[:, row, : passage.counts[row]].clone().cpu(),
+        )
         for row in rows
     ]
 

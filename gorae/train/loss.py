@@ -3,8 +3,8 @@
 A loss takes (network, batch) and returns a `Loss`: the number to differentiate and the figures to report.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from gorae.kernels import Routing, expert_load, log_softmax
 from gorae.model import Network
 from gorae.train.batch import Batch
+
+HEAD_NUMBERS = 2**26  # of a vocabulary's numbers for a gradient in memory at once: 256 MiB, a whole batch on a laptop
 
 
 class Loss(NamedTuple):
@@ -24,7 +26,20 @@ class Loss(NamedTuple):
 
 def token_log_probs(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     """log p(target) at temperature 1 for each of N features; the engine reports these same numbers."""
+    return torch.cat(in_parts(network, of_targets, hidden_ND, targets_N))
+
+
+def of_targets(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     return log_softmax(network.logits(hidden_ND)).gather(-1, targets_N[:, None])[:, 0]
+
+
+def in_parts(network: Network, compute: Callable[..., Any], hidden_ND: Tensor, targets_N: Tensor) -> list[Any]:
+    """What the head says of N features, `HEAD_NUMBERS` at a time; computed again for the gradient where blocks are."""
+    num_rows = max(1, HEAD_NUMBERS // network.config.vocab_size)
+    parts = zip(hidden_ND.split(num_rows), targets_N.split(num_rows), strict=True)
+    if network.recomputes:
+        return [network.recomputed(compute, network, *part) for part in parts]
+    return [compute(network, *part) for part in parts]
 
 
 def weighted_cross_entropy(network: Network, hidden_BTD: Tensor, targets_BT: Tensor, weights_BT: Tensor) -> Tensor:
@@ -91,6 +106,12 @@ def policy_outputs(network: Network, batch: Batch) -> PolicyOutputs:
     """Log-probabilities of the tokens that carry weight, row by row, and their mean entropy in nats."""
     chosen = batch.weights_BT[:, 1:] != 0
     hidden_ND = network(batch.token_ids_BT[:, :-1]).hidden_BTD[chosen]
+    parts = in_parts(network, of_targets_with_entropy, hidden_ND, batch.token_ids_BT[:, 1:][chosen])
+    log_probs_N, entropy_N = (torch.cat(held) for held in zip(*parts, strict=True))
+    return PolicyOutputs(log_probs_N, entropy_N.mean().item())
+
+
+def of_targets_with_entropy(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     log_probs_NW = log_softmax(network.logits(hidden_ND))
-    entropy = -(log_probs_NW.detach().exp() * log_probs_NW.detach()).sum(-1).mean().item()
-    return PolicyOutputs(log_probs_NW.gather(-1, batch.token_ids_BT[:, 1:][chosen][:, None])[:, 0], entropy)
+    entropy_N = -(log_probs_NW.detach().exp() * log_probs_NW.detach()).sum(-1)
+    return log_probs_NW.gather(-1, targets_N[:, None])[:, 0], entropy_N
