@@ -3,6 +3,7 @@
 from gorae.posttrain.advantage import group_advantages
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
+from gorae.posttrain.esft import expert_shares, relevant_experts
 from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
 from gorae.posttrain.mismatch import QUANTILES, Correction, Mismatch, masked, measure_mismatch, of_sequences, truncated
@@ -36,6 +37,7 @@ __all__ = [
     "TransformersSide",
     "compare_layers",
     "example_batches",
+    "expert_shares",
     "group_advantages",
     "keep_correct",
     "masked",
@@ -45,6 +47,7 @@ __all__ = [
     "of_sequences",
     "policy_batch",
     "policy_loss",
+    "relevant_experts",
     "replay_of",
     "rollouts_of",
     "sample_groups",

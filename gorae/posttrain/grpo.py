@@ -14,9 +14,9 @@ from torch import Tensor
 from gorae.model import Network
 from gorae.posttrain.advantage import deviation, group_advantages, is_live
 from gorae.posttrain.algorithm import Algorithm, find_algorithm, token_gains
-from gorae.posttrain.rollout import Rollout, reward_table
+from gorae.posttrain.rollout import CUT_OFF, Rollout, reward_table
 from gorae.posttrain.sft import training_row
-from gorae.train import Batch, Loss, OptimizerSettings, Schedule, pad_batch, policy_outputs
+from gorae.train import AdapterSettings, Batch, Loss, OptimizerSettings, Schedule, pad_batch, policy_outputs
 
 KL_ROWS = 32  # enough to see the distance, an eighth of the cost of all rows
 
@@ -49,6 +49,7 @@ class GrpoSettings:
     num_refills: int = 0
     num_updates: int = 1
     optimizer: OptimizerSettings = OptimizerSettings(lr=5e-4, matrix_lr=None)
+    adapter: AdapterSettings = AdapterSettings()
     save_every: int = 10
 
     def __post_init__(self) -> None:
@@ -136,13 +137,19 @@ def policy_batch(
         counts_PG &= is_live(rewards_PG)[:, None]
     triples = zip(rollouts, advantages_PG.flatten().tolist(), counts_PG.flatten().tolist(), strict=True)
     counted = [(one, advantage) for one, advantage, counts in triples if counts]
-    kept = [(one, advantage) for one, advantage in counted if advantage or settings.beta] or [(rollouts[0], 0.0)]
+    kept = [(one, advantage) for one, advantage in counted if advantage or settings.beta]
+    kept = kept or [(next(one for one in rollouts if one.num_sampled), 0.0)]
     rows = [
-        training_row(one.prompt_ids, one.reply_ids, 1 / len(one.reply_ids) if rule.average == "sequence" else 1.0)
+        training_row(
+            one.prompt_ids,
+            one.reply_ids,
+            1 / one.num_sampled if rule.average == "sequence" else 1.0,
+            is_learnt=one.is_sampled,
+        )
         for one, _ in kept
     ]
     divisors = {
-        "token": sum(len(one.reply_ids) for one, _ in counted),
+        "token": sum(one.num_sampled for one, _ in counted),
         "sequence": len(counted),
         "max_tokens": len(counted) * settings.max_tokens,
     }
@@ -150,7 +157,7 @@ def policy_batch(
     return PolicyBatch(
         batch.token_ids_BT,
         batch.weights_BT,
-        advantages_N=torch.tensor([advantage for one, advantage in kept for _ in one.reply_ids]),
+        advantages_N=torch.tensor([advantage for one, advantage in kept for _ in one.log_probs]),
         sampled_log_probs_N=torch.tensor([log_prob for one, _ in kept for log_prob in one.log_probs]),
         divisor=divisors[rule.average] or math.inf,  # where nothing counts, nothing is to move
         figures=describe_rollouts(rollouts, rewards_PG),
@@ -160,8 +167,8 @@ def policy_batch(
 
 def describe_rollouts(rollouts: Sequence[Rollout], rewards_PG: Tensor) -> dict[str, float]:
     """A step's figures under the names TRL gives them, where it has one."""
-    lengths = [len(one.reply_ids) for one in rollouts]
-    clipped = [one.finish_reason == "length" for one in rollouts]
+    lengths = [one.num_sampled for one in rollouts]
+    clipped = [one.finish_reason in CUT_OFF for one in rollouts]
     ungraded_PG = rewards_PG.isnan()
     return {
         "num_prompts": len(rewards_PG),

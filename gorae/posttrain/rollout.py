@@ -9,12 +9,16 @@ from torch import Tensor
 
 from gorae.engine import Engine, Output, Routings, SamplingParams
 
+CUT_OFF = ("length", "turns")  # finish reasons of a reply that came to no end of its own
+
 
 @dataclass(frozen=True)
 class Rollout:
     """One reply as it was sampled: its tokens, their log-probabilities then, its reward, its prompt's number.
 
     reward: None where the reply could not be graded, which is no fault of the reply.
+    is_sampled: which of an episode's `reply_ids` the model sampled; the others are its environment's, are not learnt,
+        and have no log-probability. None: all of them.
     routings: the experts that prompt and reply went to, where the parameters asked for them.
     """
 
@@ -25,6 +29,11 @@ class Rollout:
     prompt: int
     finish_reason: str
     routings: Routings | None = field(default=None, compare=False)
+    is_sampled: Sequence[bool] | None = None
+
+    @property
+    def num_sampled(self) -> int:
+        return len(self.log_probs)
 
 
 def sample_rollouts(

@@ -26,6 +26,12 @@ def example_batches(examples: Sequence[Example], *, batch_size: int, seed: int, 
     return batch
 
 
-def training_row(prompt_ids: list[int], reply_ids: list[int], weight: float = 1.0) -> tuple[list[int], list[float]]:
-    """Token ids and weights of a conversation: the prompt weighs nothing, every reply token `weight`."""
-    return prompt_ids + reply_ids, [0.0] * len(prompt_ids) + [weight] * len(reply_ids)
+def training_row(
+    prompt_ids: list[int], reply_ids: list[int], weight: float = 1.0, *, is_learnt: Sequence[bool] | None = None
+) -> tuple[list[int], list[float]]:
+    """Token ids and weights of a conversation: the prompt weighs nothing, a token of the reply `weight`.
+
+    is_learnt: which tokens of the reply do; the others weigh nothing. None: all.
+    """
+    weights = [weight] * len(reply_ids) if is_learnt is None else [weight * learnt for learnt in is_learnt]
+    return prompt_ids + reply_ids, [0.0] * len(prompt_ids) + weights

@@ -24,7 +24,8 @@ from gorae.posttrain import (
     keep_correct,
     sample_rollouts,
 )
-from gorae.recipes.compute import count_reading, count_training, flops_of, sampling_parameters
+from gorae.recipes.adapt import adapt, learning_parameters, some_examples
+from gorae.recipes.compute import count_reading, count_training, flops_of
 from gorae.recipes.corpus import chat_prompt, read_rows, sealed_items
 from gorae.recipes.reinforce import Questions, reinforce
 from gorae.recipes.run import load_chat_model
@@ -90,13 +91,16 @@ def fine_tune(
 ) -> None:
     """Imitate examples, from the model in `start`."""
     model = load_chat_model(start, trainable=True)
+    rows = partial(some_examples, examples, seed=seed)
+    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
     trainer = Trainer(
         folder.name,
         model.network,
-        HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
+        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
         wanted.schedule,
         folder,
         save_every=wanted.save_every,
+        adapter=adapter,
     )
     batch = example_batches(examples, batch_size=wanted.batch_size, seed=seed, pad_id=model.tokenizer.pad_id)
     config = replace(model.config, num_mtp_modules=0)

@@ -22,7 +22,8 @@ from gorae.posttrain import (
     sample_groups,
     sample_until_live,
 )
-from gorae.recipes.compute import count_reading, count_training, sampling_parameters
+from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies
+from gorae.recipes.compute import count_reading, count_training
 from gorae.recipes.run import load_chat_model
 from gorae.text import Message
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
@@ -61,6 +62,12 @@ def reinforce(
     engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
     config = replace(model.config, num_mtp_modules=0)
+
+    def rows() -> Rows:
+        prompts = [model.tokenizer.encode_chat(conversation) for conversation in ask(0).conversations]
+        return own_replies(engine, prompts, params)
+
+    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
     rollouts: list[Rollout] = []  # of the batch that the present steps share
 
     def sample_batch(number: int) -> list[Rollout]:
@@ -93,10 +100,11 @@ def reinforce(
     trainer = Trainer(
         folder.name,
         model.network,
-        HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
+        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
         schedule or wanted.schedule,
         folder,
         save_every=wanted.save_every,
+        adapter=adapter,
     )
     loss = partial(policy_loss, settings=wanted, reference=reference.network)
     trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gorae.config import ModelConfig
 from gorae.posttrain import GrpoSettings
-from gorae.train import OptimizerSettings, Schedule
+from gorae.train import AdapterSettings, OptimizerSettings, Schedule
 
 VOCAB_SIZE = 1024  # a wish: the tokenizer that prepare trains decides
 
@@ -65,6 +65,7 @@ class TuneSettings:
     steps: int = 90
     batch_size: int = 32
     optimizer: OptimizerSettings = OptimizerSettings(lr=3e-3, matrix_lr=5e-3)
+    adapter: AdapterSettings = AdapterSettings()
     save_every: int = 20
 
     def __post_init__(self) -> None:

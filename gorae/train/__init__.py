@@ -1,5 +1,6 @@
 """Learning: losses, the optimizer, the schedule, one update, and the one loop all stages share."""
 
+from gorae.train.adapter import Adapter, AdapterSettings, ExpertAdapter, LowRankAdapter
 from gorae.train.batch import Batch, pad_batch
 from gorae.train.loss import Loss, policy_outputs, pretraining_loss, supervised_loss, token_log_probs
 from gorae.train.measure import bits_per_byte
@@ -10,9 +11,13 @@ from gorae.train.step import move_router_biases, update
 from gorae.train.trainer import Trainer
 
 __all__ = [
+    "Adapter",
+    "AdapterSettings",
     "Batch",
+    "ExpertAdapter",
     "HybridOptimizer",
     "Loss",
+    "LowRankAdapter",
     "OptimizerSettings",
     "Schedule",
     "Trainer",

@@ -12,6 +12,7 @@ from pathlib import Path
 from gorae.checkpoint import load_state, save_state
 from gorae.model import Network
 from gorae.observe import Meter, MetricsWriter, Watch, log, progress
+from gorae.train.adapter import Adapter
 from gorae.train.batch import Batch
 from gorae.train.loss import Loss
 from gorae.train.optimizer import HybridOptimizer
@@ -26,6 +27,7 @@ SHOWN = ("loss", "val_bpb", "max_vio", "reward", "completions/mean_length", "tok
 class Trainer:
     """Trains `network` in `folder`, where state and metrics are kept; running again goes on from the last save.
 
+    With an `adapter` the optimizer steps its parameters, and the state is what it has beside the weights begun with.
     `flops` are those of the steps taken; the meter's are more if a kill threw some away.
     """
 
@@ -36,6 +38,7 @@ class Trainer:
     folder: Path
     save_every: int = 20
     router_bias_rate: float = 0.0
+    adapter: Adapter | None = None
     flops: float = 0.0
 
     def run(
@@ -65,6 +68,8 @@ class Trainer:
                 began, counted = time.monotonic(), meter.flops
                 batch = make_batch(step)
                 result = update(self.network, self.optimizer, batch, loss, self.schedule.share(step))
+                if self.adapter:
+                    self.adapter.write()
                 if self.router_bias_rate:
                     move_router_biases(self.network, result, self.router_bias_rate)
                 count(batch)
@@ -86,13 +91,14 @@ class Trainer:
         if not path.exists():
             return 0
         tensors, values = load_state(path)
-        self.network.load_state_dict(_part(tensors, "network/"))
+        (self.adapter or self.network).load_state_dict(_part(tensors, "network/"))
         self.optimizer.load_state_dict(_part(tensors, "optimizer/"))
         self.flops = float(values["flops"])
         return int(values["step"])
 
     def save(self, step: int) -> None:
-        network = {f"network/{name}": tensor for name, tensor in self.network.state_dict().items()}
+        learnt = (self.adapter or self.network).state_dict()
+        network = {f"network/{name}": tensor for name, tensor in learnt.items()}
         optimizer = {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
         save_state(self.folder / STATE_FILE, network | optimizer, {"step": step, "flops": self.flops})
 

@@ -180,6 +180,22 @@ def test_tokens_meet_their_own_advantage_and_log_prob_whatever_the_lengths():
     assert batch.sampled_log_probs_N.tolist() == [-1, -2, -3, -4]
 
 
+@pytest.mark.parametrize(("algorithm", "weight", "divisor"), [("dapo", 1, 4), ("grpo", 1 / 3, 2), ("dr_grpo", 1, 100)])
+def test_what_an_environment_wrote_is_read_and_neither_learnt_nor_counted(algorithm, weight, divisor):
+    settings = GrpoSettings(num_samples=2, algorithm=algorithm, max_tokens=50)
+    episode = Rollout(
+        [3, 4], [5, 6, 7, 8, 9], [-1.0, -2.0, -3.0], 1.0, 0, "stop", is_sampled=[True, True, False, False, True]
+    )
+    batch = policy_batch([episode, rollout(0.0, reply=(8,), log_probs=(-4.0,))], settings, pad_id=2)
+    assert batch.token_ids_BT.tolist() == [[3, 4, 5, 6, 7, 8, 9], [3, 4, 8, 2, 2, 2, 2]]
+    expected = [[0, 0, weight, weight, 0, 0, weight], [0, 0, 1, 0, 0, 0, 0]]
+    assert torch.equal(batch.weights_BT, torch.tensor(expected, dtype=torch.float32))
+    assert batch.sampled_log_probs_N.tolist() == [-1, -2, -3, -4]
+    assert batch.advantages_N.sign().tolist() == [1, 1, 1, -1]
+    assert batch.divisor == divisor
+    assert batch.figures["completions/mean_length"] == 2
+
+
 def test_a_steps_figures_have_trls_names_and_describe_all_rollouts():
     rollouts = [
         *(rollout(1.0), rollout(0.0, reply=(5,), log_probs=(-1.0,)), rollout(0.5, reason="length"), rollout(0.5)),
