@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(settings=LaptopSettings())
     parser.add_argument("--task", help="what to learn: a .py or .jsonl file, reasoning_gym:FAMILY, or one of ours")
     parser.add_argument("--model", type=Path, help="where to begin: folder, Hugging Face id or .gguf file")
+    parser.add_argument("--device", help="of a task: cpu, cuda or cuda:1 (default: a GPU if there is one)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
     settings: LaptopSettings = args.settings
     shared = {name: getattr(settings, name) for name in OF_A_TASK}
     folder = args.out or Path("runs") / Path(args.task.replace(":", "-")).stem
-    told = tune_on_task(folder, TaskSettings(args.task, args.model, **shared))
+    told = tune_on_task(folder, TaskSettings(args.task, args.model, device=args.device, **shared))
     return 3 if told["alarms"] else 0

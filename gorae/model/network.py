@@ -32,8 +32,8 @@ class Features(NamedTuple):
 class Network(nn.Module):
     """A network of the configured shape on one device; weights are drawn from `seed`. Its head may be its embedding.
 
-    With `recompute_blocks` a gradient keeps what goes into each block, and computes what is within once more: to the bit,
-    as nothing in a block is random.
+    With `recompute_blocks` what goes into each block is kept for the gradient, and what is within is computed once
+    more: to the bit, as nothing in a block is random.
 
     It computes in float32. Where it is not to learn, a parameter may be replaced by what `gorae.kernels` takes in its
     place: a tensor in a narrower type, FP8 with its scales, a list of matrices instead of the stacked experts.

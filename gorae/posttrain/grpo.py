@@ -32,6 +32,8 @@ class GrpoSettings:
     reference_every: steps after which the present policy becomes the reference; 0 keeps the first.
     exclude_dead_groups: replies of groups that teach nothing are not counted where the loss is divided.
     num_refills: rounds in which further prompts take the place of such groups, which are then excluded.
+    bfloat16: matrices learn in bfloat16, in half the memory.
+    recompute_blocks: keep no more of a block for the gradient than what goes into it, and compute it twice.
     """
 
     steps: int = 60
@@ -51,6 +53,8 @@ class GrpoSettings:
     optimizer: OptimizerSettings = OptimizerSettings(lr=5e-4, matrix_lr=None)
     adapter: AdapterSettings = AdapterSettings()
     save_every: int = 10
+    bfloat16: bool = False
+    recompute_blocks: bool = False
 
     def __post_init__(self) -> None:
         if self.num_prompts < 1 or self.num_samples < 2:

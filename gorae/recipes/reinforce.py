@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gorae.checkpoint import save_model
 from gorae.engine import Engine, Output, SamplingParams
+from gorae.kernels import choose_device
 from gorae.observe import Meter
 from gorae.posttrain import (
     GrpoSettings,
@@ -49,14 +50,17 @@ def reinforce(
     seed: int,
     schedule: Schedule | None = None,
     max_flops: float = math.inf,
+    device: str | None = "cpu",
 ) -> None:
     """GRPO from the model in `start`, for the steps of the schedule or until they have taken `max_flops`.
 
     `ask(n)` yields the n-th batch's questions. Sampling and learning share one network object, so weights need no
-    copying.
+    copying. `device` is where: None takes a GPU if there is one.
     """
-    model = load_chat_model(start, trainable=True)
-    first = load_chat_model(start, trainable=bool(wanted.reference_every))
+    place = choose_device(device)
+    model = load_chat_model(start, trainable=True, narrow=wanted.bfloat16, device=place)
+    model.network.recompute_blocks = wanted.recompute_blocks
+    first = load_chat_model(start, trainable=bool(wanted.reference_every), narrow=wanted.bfloat16, device=place)
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
     # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
     engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)

@@ -22,6 +22,7 @@ from gorae.checkpoint import load_tokenizer
 from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import bootstrap_interval, draw_curves
+from gorae.kernels import choose_device
 from gorae.observe import Ledger, Meter, Watch, log, read_metrics, read_prices, replace_text
 from gorae.posttrain import GrpoSettings, sample_groups
 from gorae.recipes.reinforce import Questions, reinforce
@@ -37,7 +38,9 @@ MOST_DEAD, MOST_CLIPPED = 0.8, 0.3  # shares, beyond which something is said
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """task: what `load_task` reads; model: where to begin; the others as in the laptop recipe."""
+    """task: what `load_task` reads; model: where to begin; device: where to compute, on a GPU if there is one and it is
+    not said; the others as in the laptop recipe.
+    """
 
     task: str
     model: Path
@@ -45,16 +48,18 @@ class TaskSettings:
     threads: int | None = None
     rl: GrpoSettings = field(default_factory=GrpoSettings)
     evaluate: EvaluateSettings = EvaluateSettings()
+    device: str | None = None
 
 
 def tune_on_task(folder: Path, settings: TaskSettings) -> dict[str, Any]:
     """Do every stage that is not done in `folder`, print and write the report, and return it; the model is in `rl`."""
     read_prices()  # a table that cannot be read is refused before the work, not after
+    log(f"tune: on {choose_device(settings.device)}")
     run = Run.open(folder, settings)
     with Graders(settings.task) as graders:
         rows = seal(graders, settings.task, settings.evaluate)
         check_sealed(run.stage("sealed", partial(write_sealed, rows=rows)), rows, settings.task)
-        measured = partial(measure, graders=graders, rows=rows, wanted=settings.evaluate)
+        measured = partial(measure, graders=graders, rows=rows, wanted=settings.evaluate, device=settings.device)
         tell_forecast(read_summary(run.stage("before", partial(measured, path=settings.model))), settings.rl)
         sealed = frozenset(map(identity_of, rows))
         run.stage("rl", partial(learn, graders=graders, sealed=sealed, settings=settings))
@@ -101,7 +106,7 @@ def learn(folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str
             require_some(verdicts)
         return [[verdict.reward for verdict in group] for group in verdicts]
 
-    reinforce(folder, meter, start=settings.model, ask=ask, wanted=wanted, seed=settings.seed)
+    reinforce(folder, meter, start=settings.model, ask=ask, wanted=wanted, seed=settings.seed, device=settings.device)
 
 
 def grade(
@@ -137,11 +142,14 @@ def messages_of(row: Row) -> list[Message]:
     return [Message(message["role"], message["content"]) for message in prompt]
 
 
-def evaluate_on_task(path: Path, task: str, wanted: EvaluateSettings, *, threads: int | None = None) -> dict[str, Any]:
+def evaluate_on_task(
+    path: Path, task: str, wanted: EvaluateSettings, *, threads: int | None = None, device: str | None = None
+) -> dict[str, Any]:
     """What any model earns on the rows of a task that runs seal, on no run's bill."""
     set_up_process(threads)
     with Graders(task) as graders, TemporaryDirectory() as folder, Ledger(folder).stage("evaluate") as meter:
-        return earned(meter, path=path, graders=graders, rows=seal(graders, task, wanted), wanted=wanted)
+        rows = seal(graders, task, wanted)
+        return earned(meter, path=path, graders=graders, rows=rows, wanted=wanted, device=device)
 
 
 def measure(folder: Path, meter: Meter, **named: Any) -> None:
@@ -150,10 +158,16 @@ def measure(folder: Path, meter: Meter, **named: Any) -> None:
 
 
 def earned(
-    meter: Meter, *, path: Path, graders: Graders, rows: Sequence[Row], wanted: EvaluateSettings
+    meter: Meter,
+    *,
+    path: Path,
+    graders: Graders,
+    rows: Sequence[Row],
+    wanted: EvaluateSettings,
+    device: str | None,
 ) -> dict[str, Any]:
     """What replies to rows earn, sampled at temperature 1 from fixed seeds."""
-    model = load_chat_model(path)
+    model = load_chat_model(path, device=choose_device(device))
     engine = Engine(model, prefix_cache=False, count=meter.add)
     prompts = [model.tokenizer.encode_chat(messages_of(row)) for row in rows]
     params = SamplingParams(max_tokens=wanted.max_tokens)

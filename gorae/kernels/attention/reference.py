@@ -72,7 +72,8 @@ class ReferenceAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_BHTV):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return *gradients(*ctx.saved_tensors, ctx.scale, grad_BHTV), None, None
+        query, key, value, weights = ctx.saved_tensors
+        return *gradients(query, key, value, weights, ctx.scale, grad_BHTV), None, None
 
 
 def gradients(
@@ -121,8 +122,8 @@ class TiledAttention(torch.autograd.Function):
         for some in items.split(GPU_SEQUENCES):
             some = F.pad(some, (0, GPU_SEQUENCES - len(some)))
             sequence, tile = some // num_tiles, some % num_tiles
-            held = (spread_over(one[sequence], sharing) for one in (key, value))
-            mixed.append(mixed_in_order(query[sequence, tile].contiguous(), *held, mask[sequence, tile]))
+            keys, values = (spread_over(held[sequence], sharing) for held in (key, value))
+            mixed.append(mixed_in_order(query[sequence, tile].contiguous(), keys, values, mask[sequence, tile]))
         output = torch.cat(mixed)[: len(items)].unflatten(0, (num_sequences, num_tiles))
         return output.transpose(1, 2).flatten(2, 3)[:, :, :num_queries, :width]
 

@@ -27,9 +27,11 @@ class ReferenceLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
-        wide = whole(ctx.weight) if weight is None else weight.to(grad.dtype)
-        grad_x = grad @ wide if ctx.needs_input_grad[0] else None
-        grad_weight = (as_matrix(grad).T @ as_matrix(x)).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad @ (whole(ctx.weight) if weight is None else weight.to(grad.dtype))
+        if weight is not None and ctx.needs_input_grad[1]:
+            grad_weight = (as_matrix(grad).T @ as_matrix(x)).to(weight.dtype)
         return grad_x, grad_weight
 
 
