@@ -50,6 +50,8 @@ class Runner:
 
     def renew(self) -> None:
         """Free all memory, and begin with a cache of the network as it now is."""
+        for held in ("cache", "prefixes", "passes"):  # first: a GPU may have no room for two
+            vars(self).pop(held, None)
         try:
             self.cache = Cache(
                 self.network.config,

@@ -3,6 +3,8 @@
 The compiled kernels work in the CPU's memory alone; elsewhere the reference runs, in plain torch.
 """
 
+import re
+
 import torch
 
 
@@ -11,14 +13,14 @@ def choose_device(wanted: str | None = None) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted is None:
         return torch.device("cuda", 0) if count else torch.device("cpu")
-    kind, _, number = wanted.partition(":")
-    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdecimal())):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
         raise ValueError(f"device={wanted} is not known; use cpu, cuda, or cuda:1 for the second GPU, or leave it out")
-    if kind == "cpu":
+    if wanted == "cpu":
         return torch.device("cpu")
-    if int(number or 0) >= count:
+    number = int(wanted.partition(":")[2] or 0)
+    if number >= count:
         raise ValueError(f"device={wanted} is not here: torch {torch.__version__} sees {count} GPUs; use cpu")
-    return torch.device("cuda", int(number or 0))
+    return torch.device("cuda", number)
 
 
 def name_of(device: torch.device) -> str:

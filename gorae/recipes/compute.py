@@ -17,10 +17,11 @@ def sampling_parameters(network: Network) -> Iterator[tuple[str, torch.nn.Parame
     return ((name, parameter) for name, parameter in network.named_parameters() if not name.startswith("mtp."))
 
 
-def count_training(meter: Meter, config: ModelConfig, batch: Batch) -> None:
-    meter.add(
-        flops=training_flops(config, batch.num_tokens, context=batch.token_ids_BT.shape[1] / 2), tokens=batch.num_tokens
-    )
+def count_training(meter: Meter, config: ModelConfig, batch: Batch, *, recomputes: bool = False) -> None:
+    context = batch.token_ids_BT.shape[1] / 2
+    again = forward_flops(config, batch.num_tokens, context=context) if recomputes else 0.0
+    flops = training_flops(config, batch.num_tokens, context=context) + again
+    meter.add(flops=flops, tokens=batch.num_tokens)
 
 
 def count_reading(meter: Meter, config: ModelConfig, rows: np.ndarray | torch.Tensor) -> None:

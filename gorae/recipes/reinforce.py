@@ -98,7 +98,7 @@ def reinforce(
         return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=part == 0)
 
     def count(batch: Batch) -> None:
-        count_training(meter, config, batch)
+        count_training(meter, config, batch, recomputes=wanted.recompute_blocks)
         count_reading(meter, config, batch.token_ids_BT[: wanted.kl_rows])
 
     trainer = Trainer(

@@ -8,19 +8,20 @@ from functools import partial
 import pytest
 import torch
 
-from gorae.checkpoint import Model, load, save_model
-from gorae.config import ModelConfig
+from gorae.checkpoint import load, save_model
+from gorae.config import ModelConfig, override
 from gorae.engine import Engine, SamplingParams
 from gorae.kernels import attention, linear
 from gorae.model import Network
+from gorae.observe import read_metrics
 from gorae.posttrain import measure_parity
+from gorae.recipes import TaskSettings, tune_on_task
 from gorae.text import Tokenizer
 from gorae.train import (
     Batch,
     HybridOptimizer,
     OptimizerSettings,
     pad_batch,
-    policy_outputs,
     pretraining_loss,
     supervised_loss,
     update,
@@ -193,3 +194,37 @@ def test_a_row_has_its_bits_in_any_batch_there(elsewhere):
         last = slice(end - 1, end)
         part = (query[2:3, :, last], key[2:3, :, :end], value[2:3, :, :end], mask[:, :, last, :end])
         assert torch.equal(attention(*part, 0.2).cpu(), together[2:3, :, last])
+
+
+TASK = """
+def rows(seed):
+    return ({"prompt": f"{seed % 97} + {number}"} for number in range(99))
+
+def reward(completions):
+    return [len(set(text)) % 5 for text in completions]
+"""
+
+
+def test_a_task_is_learnt_there_from_beginning_to_end(elsewhere, folder, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(TASK, encoding="utf-8")
+    settings = override(
+        TaskSettings(str(tmp_path / "mine.py"), folder),
+        {
+            "rl.steps": "2",
+            "rl.num_prompts": "2",
+            "rl.num_samples": "3",
+            "rl.max_tokens": "3",
+            "rl.bfloat16": "true",
+            "rl.recompute_blocks": "true",
+            "rl.reference_every": "1",
+            "rl.save_every": "1",
+            "evaluate.items": "2",
+            "evaluate.samples": "2",
+            "evaluate.max_tokens": "3",
+        },
+    )
+    tune_on_task(tmp_path / "run", settings)
+    metrics = read_metrics(tmp_path / "run/rl/metrics.jsonl")
+    assert [one["mismatch_kl"] for one in metrics] == [0.0, 0.0]
+    assert [one["kl"] for one in metrics] == [0.0, 0.0]
+    assert metrics[0]["grad_norm"] > 0
