@@ -3,7 +3,7 @@
 from gorae.engine.constrain import Constraint, ConstraintError
 from gorae.engine.engine import Engine, Event, ServableModel
 from gorae.engine.lines import DECODED, LINES, Line, Trial, obstacle, random_prompts
-from gorae.engine.request import Output, SamplingParams
+from gorae.engine.request import Output, Policy, SamplingParams
 from gorae.engine.routings import Routings
 from gorae.engine.shortage import ShortageError
 from gorae.engine.spill import require_writable
@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "Line",
     "Output",
+    "Policy",
     "Routings",
     "SamplingParams",
     "ServableModel",

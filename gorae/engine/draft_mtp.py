@@ -89,7 +89,8 @@ class NextTokenDrafter:
         written = [[*request.token_ids, *draft] for request, draft in zip(self.requests, drafts, strict=True)]
         params, seeds = [one.params for one in self.requests], [one.seed for one in self.requests]
         allowed = [request.allowed(tokens) for request, tokens in zip(self.requests, written, strict=True)]
-        for draft, guess in zip(drafts, draw(log_probs_BW, params, seeds, written, allowed), strict=True):
+        guesses = draw(log_probs_BW, params, seeds, written, allowed).token_ids
+        for draft, guess in zip(drafts, guesses, strict=True):
             draft.append(guess)
 
     def seat(self, requests: Sequence[Request]) -> None:

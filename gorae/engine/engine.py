@@ -23,7 +23,7 @@ from gorae.engine.passage import Passage
 from gorae.engine.request import Output, Request, SamplingParams
 from gorae.engine.routings import of_rows
 from gorae.engine.runner import Count, Runner
-from gorae.engine.sampler import draw
+from gorae.engine.sampler import draw, policies
 from gorae.engine.scheduler import LONG_PASS, LONGEST_PASS, Reading, next_reading, tokens_of_a_pass
 from gorae.engine.shortage import ShortageError, is_shortage, memory_of
 from gorae.engine.spill import PageFolder
@@ -378,10 +378,15 @@ class Engine:
         log_probs_NW = torch.cat(list(log_probs))
         drafts = [*drafts, *([] for _ in self.running[len(drafts) :])]
         places = Places(self.running, drafts)
-        tokens_N = draw(log_probs_NW, places.params, places.seeds, places.written, places.allowed)
+        draws = draw(log_probs_NW, places.params, places.seeds, places.written, places.allowed)
+        tokens_N = draws.token_ids
         reached = places.reached(tokens_N)
         require_numbers(log_probs_NW, self.runner.network, {place: places.requests[place] for place in reached})
         chosen_N = log_probs_NW.gather(-1, torch.tensor(tokens_N)[:, None])[:, 0].tolist()
+        asking = [place for place in reached if places.params[place].policy and not places.params[place].is_whole]
+        device = self.runner.network.device
+        drawn_from = policies(draws, asking, [places.params[place] for place in asking], device) if asking else []
+        policy_of = dict(zip(asking, drawn_from, strict=True))
         limits = {"end_ids": self.config.end_ids, "max_positions": self.config.max_positions}
         events = []
         for place in reached:
@@ -390,6 +395,8 @@ class Engine:
                 continue
             if request.params.logprobs:
                 request.top_logprobs += likeliest(log_probs_NW[place : place + 1], request.params.logprobs)
+            if place in policy_of:
+                request.policy.append(policy_of[place])
             request.take(tokens_N[place], chosen_N[place], **limits)
             events.append(event_of(request))
         return events

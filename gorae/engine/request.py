@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -22,7 +23,8 @@ class SamplingParams:
     fresh one. `stop` texts end the output and are not part of its text; `stop_token_ids` end it too, ignore_eos or not.
     `logprobs=n` also returns the n likeliest tokens at every place; `prompt_logprobs=n` those at every place of the
     prompt, and what the prompt's own tokens had. `routings` returns the experts that prompt and reply went to. For
-    either of these a prompt is read whole, known beginnings too. `constraint` is the form that the answer must have.
+    either of these a prompt is read whole, known beginnings too. `policy` returns what every token was drawn from,
+    where that is not the whole softmax at temperature 1. `constraint` is the form that the answer must have.
     """
 
     max_tokens: int = 256
@@ -40,6 +42,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     routings: bool = False
+    policy: bool = False
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
@@ -68,12 +71,31 @@ class SamplingParams:
             if not holds:
                 raise ValueError(f"{name}={getattr(self, name)!r} {rule}")
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether unlikely tokens are not drawn at all."""
+        return bool(self.top_k or self.top_p < 1 or self.min_p)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether tokens are drawn from the network's own softmax."""
+        adjusts = self.logit_bias or self.presence_penalty or self.frequency_penalty
+        return self.temperature == 1 and not (self.is_cut or self.constraint or adjusts)
+
+
+class Policy(NamedTuple):
+    """What a token was drawn from: the log-probability it had there, and the ids [K] of the tokens kept; None: all."""
+
+    log_prob: float
+    kept_ids: Tensor | None
+
 
 @dataclass(frozen=True)
 class Output:
     """A finished continuation.
 
     logprobs: log-probability of each sampled token under the untruncated softmax at temperature 1.
+    policy: what each was drawn from, where that was asked for and is anything else.
     prompt_logprobs: the same of each token of the prompt, given those before it; None for the first.
     finish_reason: "stop" (a token that ends a reply, or a stop text), "length" or "cancelled".
     num_cached: tokens of the prompt that had been read before, for another request.
@@ -89,6 +111,7 @@ class Output:
     prompt_logprobs: list[float | None] | None = None
     prompt_top_logprobs: list[dict[int, float]] | None = None
     routings: Routings | None = field(default=None, compare=False)
+    policy: list[Policy] | None = field(default=None, compare=False)
     num_cached: int = field(default=0, compare=False)
     weights_version: int = field(default=0, compare=False)
 
@@ -106,7 +129,8 @@ class Request:
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)  # of the second token and those after it
     prompt_top_logprobs: list[dict[int, float]] = field(default_factory=list)
-    routings: list[Routings] = field(default_factory=list)  # of the tokens that the network has been given, in parts
+    routings: list[Tensor] = field(default_factory=list)  # of the tokens that the network has been given, in parts
+    policy: list[Policy] = field(default_factory=list)
     finish_reason: str | None = None
     tail: str = ""  # of the text: where a stop text may have begun
     decoder: StreamDecoder | None = None
@@ -183,6 +207,7 @@ class Request:
             prompt_logprobs=None if self.params.prompt_logprobs is None else [None, *self.prompt_logprobs],
             prompt_top_logprobs=[{}, *self.prompt_top_logprobs] if self.params.prompt_logprobs else None,
             routings=joined(self.routings) if self.routings else None,
+            policy=self.policy or None,
             num_cached=self.num_cached,
             weights_version=self.weights_version or 0,
         )

@@ -23,21 +23,24 @@ class Routings(NamedTuple):
     weights_LTA: Tensor  # float32
 
 
-def of_rows(passage: Passage, rows: Sequence[int]) -> list[Routings]:
-    """What the routers decided for the tokens of these rows of a pass."""
-    shape = passage.features.hidden_BTD.shape[:2]
+def of_rows(passage: Passage, rows: Sequence[int]) -> list[Tensor]:
+    """What the routers decided for the tokens of these rows of a pass [2, L, T, A]: experts, and the bits of weights.
+
+    Copied once for all rows, and as one: a step of decoding has many rows of a single token.
+    """
+    num_rows, num_tokens = passage.features.hidden_BTD.shape[:2]
     experts, weights = zip(*((one.experts_NA, one.weights_NA) for one in passage.features.routings), strict=True)
-    experts_LBTA = torch.stack(experts).unflatten(1, shape)
-    weights_LBTA = torch.stack(weights).unflatten(1, shape)
+    ways = torch.stack([torch.stack(experts).int(), torch.stack(weights).view(torch.int32)])
+    ways = ways.cpu().unflatten(2, (num_rows, num_tokens))
+    if list(rows) != list(range(num_rows)):  # of the others nothing is to stay in memory
+        ways = ways[:, :, list(rows)]
+    counts = [passage.counts[row] for row in rows]
     return [
-        Routings(
-            experts_LBTA[:, row, : passage.counts[row]].int().cpu(),
-            weights_LBTA[:, row, : passage.counts[row]].clone().cpu(),
-        )
-        for row in rows
+        one if count == num_tokens else one[:, :, :count] for one, count in zip(ways.unbind(2), counts, strict=True)
     ]
 
 
-def joined(parts: Sequence[Routings]) -> Routings:
+def joined(parts: Sequence[Tensor]) -> Routings:
     """The decisions for consecutive parts of one sequence, as one."""
-    return Routings(*(torch.cat(kind, dim=1) for kind in zip(*parts, strict=True)))
+    experts_LTA, weights_LTA = torch.cat(list(parts), dim=2)
+    return Routings(experts_LTA, weights_LTA.view(torch.float32))

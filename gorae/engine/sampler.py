@@ -4,12 +4,24 @@ No generator carries state, so a request's draws depend on its seed alone, never
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gorae.engine.request import SamplingParams
+from gorae.engine.request import Policy, SamplingParams
+from gorae.kernels import cut_log_softmax
+
+CPU = torch.device("cpu")
+
+
+class Draws(NamedTuple):
+    """The next token of every row, what it was drawn by, and, where a cut was asked for, what it was drawn from."""
+
+    token_ids: list[int]
+    scores_BW: Tensor
+    is_likeliest_BW: Tensor | None
 
 
 def draw(
@@ -18,7 +30,7 @@ def draw(
     seeds: Sequence[int],
     written: Sequence[list[int]],
     allowed: Sequence[Tensor | None],
-) -> list[int]:
+) -> Draws:
     """The next token of every row, after the tokens `written` so far and of the tokens [W] `allowed` (None: all)."""
     numbers_B = uniforms(list(seeds), [len(tokens) for tokens in written])
     scores_BW = adjusted(log_probs_BW, params, written)
@@ -26,28 +38,59 @@ def draw(
         all_W = torch.ones(log_probs_BW.shape[-1], dtype=torch.bool)
         allowed_BW = torch.stack([all_W if mask_W is None else mask_W for mask_W in allowed])
         scores_BW = scores_BW.masked_fill(~allowed_BW, float("-inf"))
-    return sample(scores_BW, params, numbers_B).tolist()
+    if all(one.temperature == 0 for one in params):
+        return Draws(scores_BW.argmax(-1).tolist(), scores_BW, None)
+    probs_BW = probabilities(scores_BW, params)
+    is_likeliest_BW = probs_BW > 0 if any(one.policy and one.is_cut for one in params) else None
+    return Draws(pick(scores_BW, probs_BW, params, numbers_B).tolist(), scores_BW, is_likeliest_BW)
 
 
-def sample(scores_BW: Tensor, params: Sequence[SamplingParams], uniforms_B: Tensor) -> Tensor:
-    """Token ids [B], by inverse transform of softmax(scores / temperature), cut as asked; temperature 0 is greedy."""
+def probabilities(scores_BW: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """softmax(scores / temperature) in float64, 0 for what is cut; temperature 0 counts as 1."""
     heats = {one.temperature for one in params}
-    if heats == {0}:
-        return scores_BW.argmax(-1)
     # Below the largest, not below 0: a temperature near 0 must not divide every score to minus infinity.
     lag_BW = scores_BW.double().sub_(scores_BW.amax(-1, keepdim=True))
     if not heats <= {0, 1}:
         lag_BW /= numbers([one.temperature or 1.0 for one in params])[:, None]
     probs_BW = torch.softmax(lag_BW, dim=-1)
-    if any(one.top_k or one.top_p < 1 or one.min_p for one in params):
-        limits = ([one.top_k for one in params], [one.top_p for one in params], [one.min_p for one in params])
-        probs_BW = keep_likeliest(probs_BW, *map(numbers, limits))
+    if not any(one.is_cut for one in params):
+        return probs_BW
+    limits = ([one.top_k for one in params], [one.top_p for one in params], [one.min_p for one in params])
+    return keep_likeliest(probs_BW, *map(numbers, limits))
+
+
+def pick(scores_BW: Tensor, probs_BW: Tensor, params: Sequence[SamplingParams], uniforms_B: Tensor) -> Tensor:
+    """Token ids [B], by inverse transform of the probabilities, which are lost; temperature 0 is greedy."""
     cumulative_BW = probs_BW.cumsum_(-1)
     thresholds_B1 = uniforms_B[:, None] * cumulative_BW[:, -1:]
     drawn_B = torch.searchsorted(cumulative_BW, thresholds_B1, right=True)[:, 0].clamp(max=scores_BW.shape[-1] - 1)
-    if 0 not in heats:
+    if all(one.temperature for one in params):
         return drawn_B
     return torch.where(numbers([one.temperature for one in params]) == 0, scores_BW.argmax(-1), drawn_B)
+
+
+def policies(
+    draws: Draws, places: Sequence[int], params: Sequence[SamplingParams], device: torch.device = CPU
+) -> list[Policy]:
+    """What the tokens at these places were drawn from; `params` are those of these places.
+
+    device: the network's, where the trainer computes the same, and so with the same bits.
+    """
+    rows = torch.tensor(places)
+    scores_BW = draws.scores_BW[rows]
+    is_kept_BW = scores_BW > float("-inf")
+    drawn_B1 = torch.tensor(draws.token_ids)[rows, None]
+    if draws.is_likeliest_BW is not None:
+        is_cut_B1 = torch.tensor([[one.is_cut] for one in params])
+        is_kept_BW &= draws.is_likeliest_BW[rows] | ~is_cut_B1
+    if not all(one.temperature for one in params):
+        is_greedy_B1 = torch.tensor([[one.temperature == 0] for one in params])
+        is_kept_BW &= torch.zeros_like(is_kept_BW).scatter_(-1, drawn_B1, True) | ~is_greedy_B1
+    temperatures_B = torch.tensor([one.temperature or 1.0 for one in params])
+    given = (one.to(device) for one in (scores_BW, temperatures_B, is_kept_BW))
+    log_probs_B = cut_log_softmax(*given).cpu().gather(-1, drawn_B1)[:, 0]
+    kept = [None if is_kept_W.all() else is_kept_W.nonzero()[:, 0].int() for is_kept_W in is_kept_BW]
+    return list(map(Policy, log_probs_B.tolist(), kept))
 
 
 def numbers(values: Sequence[float]) -> Tensor:

@@ -2,14 +2,16 @@
 
 from gorae.evals.curves import draw_curves
 from gorae.evals.report import evaluation_markdown, print_table, write_report
-from gorae.evals.run import Evaluation, Sample, evaluate
-from gorae.evals.statistics import bootstrap_interval, majority_vote, median_of_seeds, pass_at_k
+from gorae.evals.run import Evaluation, Sample, consistency_of, evaluate
+from gorae.evals.statistics import bootstrap_interval, equal_groups, majority_vote, median_of_seeds, pass_at_k
 
 __all__ = [
     "Evaluation",
     "Sample",
     "bootstrap_interval",
+    "consistency_of",
     "draw_curves",
+    "equal_groups",
     "evaluate",
     "evaluation_markdown",
     "majority_vote",

@@ -5,7 +5,7 @@ of itself: its machine, commit, settings. Knows no model and no stage.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,17 @@ from gorae.observe import Bill, format_seconds, replace_text
 
 _NOTE = (
     "pass@1 is the mean over items of the share of correct samples, with its 95% bootstrap interval over items; "
-    "majority@n takes the most frequent answer of the n samples of an item; length is in tokens a reply."
+    "majority@n takes the most frequent answer of the n samples of an item; pass@n is the chance that one of them is "
+    "correct; length is in tokens a reply. Language is the share of a reply's letters in that of its prompt, a reply "
+    "without letters being consistent; reward is the mean, where that is not pass@1."
 )
+_HEADINGS = {  # as they are on the screen
+    "95% ": "95%\n",
+    "majority@": "maj@",
+    "language": "lan-\nguage",
+    "cut off": "cut\noff",
+    "not graded": "not\ngraded",
+}
 
 
 def write_report(
@@ -48,19 +57,25 @@ def write_report(
 
 
 def print_table(evaluation: Mapping[str, dict[str, Any]], console: Console | None = None) -> None:
-    """Print the summaries of the models, one a row, on the screen."""
-    header, *rows = _rows(evaluation)
-    # Narrow headings, no percent signs and no rules between columns: the table fits a terminal of 80 columns.
+    """Print the summaries of the models, one a row, on the screen, and the hashes of the items they were asked."""
+    asked = {(one["items"], one["items_sha256"]): None for one in evaluation.values() if "items_sha256" in one}
+    columns = [cells for cells in zip(*_rows(evaluation), strict=True) if not asked or cells[0] != "items"]
+    header, *rows = zip(*columns, strict=True)
+    # Narrow headings, no percent signs and no rules between columns: the table fits a terminal of 100 columns.
     layout: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
     table = Table(
         title="Evaluation, shares in %", caption=_NOTE, title_justify="left", caption_justify="left", **layout
     )
     for number, column in enumerate(header):
-        narrow = column.replace("95% ", "95%\n").replace("majority@", "maj@")
-        table.add_column(narrow, justify="right" if number else "left", no_wrap=True)
+        for words, narrow in _HEADINGS.items():
+            column = column.replace(words, narrow)
+        table.add_column(column, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
     for row in rows:
         table.add_row(*(cell.replace("%", "") for cell in row))
-    (console or Console()).print(table)
+    console = console or Console()
+    console.print(table)
+    for items, digest in asked:
+        console.print(f"{items} items, SHA-256 {digest}", highlight=False, soft_wrap=True)
 
 
 def evaluation_markdown(evaluation: Mapping[str, dict[str, Any]]) -> str:
@@ -71,30 +86,35 @@ def evaluation_markdown(evaluation: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _rows(evaluation: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    languages = sorted({language for summary in evaluation.values() for language in summary["by_language"]})
-    majorities = sorted(
-        {name for summary in evaluation.values() for name in summary if name.startswith("majority_at_")}
-    )
-    yield (
-        "model",
-        "pass@1",
-        "95% interval",
-        *(name.replace("_at_", "@") for name in majorities),
-        *languages,
-        "length",
-        "items",
-    )
-    for model, summary in evaluation.items():
-        low, high = summary["ci95"]
-        yield (
-            model,
-            _percent(summary["pass_at_1"]),
-            f"{100 * low:.1f}–{_percent(high)}",
-            *(_percent(summary.get(name)) for name in majorities),
-            *(_percent(summary["by_language"].get(language, {}).get("pass_at_1")) for language in languages),
-            f"{summary['mean_length']:.1f}",
-            str(summary["items"]),
-        )
+    """The heading, then a row for each model; a column that says nothing of any model is left out."""
+    columns = {model: _columns(summary) for model, summary in evaluation.items()}
+    names = sorted({(place, name) for cells in columns.values() for place, name in cells})
+    yield ("model", *(name for _, name in names))
+    for model, cells in columns.items():
+        yield (model, *(cells.get(name, "–") for name in names))
+
+
+def _columns(summary: Mapping[str, Any]) -> dict[tuple[int, str], str]:
+    """The cells of a row by the place and the name of their column."""
+    cells = {(3, "pass@1"): _percent(summary["pass_at_1"]), (4, "95% interval"): _interval(summary["ci95"])}
+    if summary.get("reward", summary["pass_at_1"]) != summary["pass_at_1"]:
+        cells |= {(1, "reward"): f"{summary['reward']:.3f}"}
+        cells |= {(2, "95%"): "–".join(f"{end:.2f}" for end in summary["reward_ci95"])}
+    else:
+        cells |= {(7, name): _percent(one["pass_at_1"]) for name, one in summary["by_language"].items()}
+    majorities = (name for name in summary if name.startswith("majority_at_"))
+    cells |= {(5, name.replace("_at_", "@")): _percent(summary[name]) for name in majorities}
+    most = max(map(int, summary.get("pass_at_k", ["1"])))
+    if most > 1:
+        cells |= {(6, f"pass@{most}"): _percent(summary["pass_at_k"][str(most)])}
+    shares = {(8, "language"): "consistency", (10, "cut off"): "clipped_ratio"}
+    shares |= {(11, "not graded"): "grader_errors"} if summary.get("grader_errors") else {}
+    cells |= {place: _percent(summary[name]) for place, name in shares.items() if summary.get(name) is not None}
+    return cells | {(9, "length"): f"{summary['mean_length']:.1f}", (12, "items"): str(summary["items"])}
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{100 * ends[0]:.1f}–{_percent(ends[1])}"
 
 
 def _percent(share: float | None) -> str:

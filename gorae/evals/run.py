@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from gorae.evals.statistics import bootstrap_interval, majority_vote, pass_at_k
+from gorae.text import share_of_language
 
 
 class Item(Protocol):
@@ -21,7 +22,7 @@ class Item(Protocol):
 
 
 class Completion(Protocol):
-    """What a model replied, and how many tokens that took."""
+    """What a model replied, and how many tokens that took; the text of a reply that was cut off is empty."""
 
     @property
     def text(self) -> str: ...
@@ -46,18 +47,19 @@ ItemT = TypeVar("ItemT", bound=Item)
 
 @dataclass(frozen=True)
 class Sample:
-    """One graded completion."""
+    """One graded completion; `consistency`, as below, is None where it is not known."""
 
     correct: bool
     answer: str | None
     num_tokens: int
+    consistency: float | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The samples of every item, the same number for each, and the items' languages."""
+    """The samples of every item, at least one, and the items' languages, None where they are not known."""
 
-    languages: tuple[str, ...]
+    languages: tuple[str | None, ...]
     samples: tuple[tuple[Sample, ...], ...]
 
     @property
@@ -66,8 +68,9 @@ class Evaluation:
         return [_mean(sample.correct for sample in samples) for samples in self.samples]
 
     def pass_at(self, k: int) -> float:
-        """The mean chance that one of `k` samples of an item is correct, without bias."""
-        return _mean(pass_at_k(len(group), sum(one.correct for one in group), k) for group in self.samples)
+        """The mean chance that one of `k` samples of an item is correct, without bias; of items with so many."""
+        enough = [group for group in self.samples if len(group) >= k]
+        return _mean(pass_at_k(len(group), sum(one.correct for one in group), k) for group in enough)
 
     def as_dict(self) -> dict[str, Any]:
         """The summary that a report holds: shares from 0 to 1, lengths in tokens.
@@ -75,17 +78,22 @@ class Evaluation:
         The majority is taken over the extracted answers of an item; it is right if that answer was graded as correct.
         """
         scores = self.item_scores
+        num_samples = max(map(len, self.samples))
+        every = [sample for samples in self.samples for sample in samples]
+        languages = sorted({language for language in self.languages if language is not None})
+        known = [sample.consistency for sample in every if sample.consistency is not None]
         return {
             "pass_at_1": _mean(scores),
             "ci95": list(bootstrap_interval(scores)),
-            f"majority_at_{len(self.samples[0])}": _mean(_majority_is_correct(samples) for samples in self.samples),
-            "pass_at_k": {str(k): self.pass_at(k) for k in _powers_of_two(len(self.samples[0]))},
-            "mean_length": _mean(sample.num_tokens for samples in self.samples for sample in samples),
+            f"majority_at_{num_samples}": _mean(_majority_is_correct(samples) for samples in self.samples),
+            "pass_at_k": {str(k): self.pass_at(k) for k in _powers_of_two(num_samples)},
+            "mean_length": _mean(sample.num_tokens for sample in every),
+            "consistency": _mean(known) if known else None,
             "items": len(scores),
-            "by_language": {language: self._summarise(language) for language in sorted(set(self.languages))},
+            "by_language": {language: self._summarise(language) for language in languages},
         }
 
-    def _summarise(self, language: str) -> dict[str, Any]:
+    def _summarise(self, language: str | None) -> dict[str, Any]:
         scores = [score for score, of in zip(self.item_scores, self.languages, strict=True) if of == language]
         return {"pass_at_1": _mean(scores), "items": len(scores)}
 
@@ -107,14 +115,21 @@ def evaluate(
     completions = complete([item.prompt for item in items], samples)
     assert [len(group) for group in completions] == [samples] * len(items), "complete returned too few or too many"
     graded = tuple(
-        tuple(_grade(grade(item, completion.text), completion) for completion in group)
+        tuple(_grade(grade(item, completion.text), completion, item.language) for completion in group)
         for item, group in zip(items, completions, strict=True)
     )
     return Evaluation(tuple(item.language for item in items), graded)
 
 
-def _grade(verdict: Grade, completion: Completion) -> Sample:
-    return Sample(verdict.correct, verdict.answer, completion.num_tokens)
+def _grade(verdict: Grade, completion: Completion, language: str) -> Sample:
+    consistency = consistency_of(completion.text, language) if completion.text else None
+    return Sample(verdict.correct, verdict.answer, completion.num_tokens, consistency)
+
+
+def consistency_of(text: str, language: str) -> float:
+    """The share of a reply's letters in a language; a reply without letters mixes nothing."""
+    share = share_of_language(text, language)
+    return 1.0 if share is None else share
 
 
 def _majority_is_correct(samples: Sequence[Sample]) -> bool:

@@ -13,7 +13,7 @@ from gorae.kernels.experts import expert_mlp
 from gorae.kernels.gated_mlp import gated_mlp
 from gorae.kernels.head_linear import head_linear
 from gorae.kernels.linear import linear
-from gorae.kernels.log_softmax import log_softmax
+from gorae.kernels.log_softmax import cut_log_softmax, log_softmax
 from gorae.kernels.paged_attention import paged_attention
 from gorae.kernels.panels import LAYOUT, PANEL, PANEL_BITS, Panels, pack, panel_bytes, unpack
 from gorae.kernels.peak import multiply_add, multiply_add_bytes
@@ -44,6 +44,7 @@ __all__ = [
     "byte_rows",
     "cached_attention",
     "choose_device",
+    "cut_log_softmax",
     "expert_load",
     "expert_mlp",
     "gated_mlp",

@@ -37,6 +37,7 @@ ALARMS = (
     Alarm("frac_reward_zero_std", 5, _above(0.9), "nearly all groups earn the same; change the task or rl.num_samples"),
     Alarm("completions/clipped_ratio", 5, _above(0.5), "most replies are cut off; raise rl.max_tokens"),
     Alarm("entropy", 5, lambda value, _: value < 1e-3, "nothing is left to choose; stop, or lower the learning rate"),
+    Alarm("dead_experts", 5, _above(0.5), "most experts get no token; see rl.router_bias, or learn from more replies"),
     Alarm("grad_norm", 1, _is_spike, "a gradient far larger than usual; look at what was learnt from in this step"),
 )
 

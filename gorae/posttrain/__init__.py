@@ -3,18 +3,28 @@
 from gorae.posttrain.advantage import group_advantages
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
+from gorae.posttrain.divergence import forward_kl, reverse_kl, sampled_reverse_kl, top_k_kl
 from gorae.posttrain.esft import expert_shares, relevant_experts
 from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
 from gorae.posttrain.mismatch import QUANTILES, Correction, Mismatch, masked, measure_mismatch, of_sequences, truncated
+from gorae.posttrain.on_policy import OnPolicyBatch, OnPolicySettings, on_policy_batch, on_policy_loss
 from gorae.posttrain.overlong import shape_overlong
 from gorae.posttrain.parity import Parity, measure_parity
 from gorae.posttrain.reference import Reference
 from gorae.posttrain.refill import sample_until_live
 from gorae.posttrain.replay import replay_of
 from gorae.posttrain.rollout import Rollout, rollouts_of, sample_groups, sample_rollouts
-from gorae.posttrain.sft import Example, example_batches
+from gorae.posttrain.sft import Example, example_batches, training_row
 from gorae.posttrain.sides import EndpointSide, GoraeSide, Prompt, Side, TransformersSide, widest
+from gorae.posttrain.taught import (
+    FeatureCache,
+    TaughtBatch,
+    logit_loss,
+    require_same_tokens,
+    taught_batches,
+    teacher_features,
+)
 
 __all__ = [
     "ALGORITHMS",
@@ -25,35 +35,50 @@ __all__ = [
     "Difference",
     "EndpointSide",
     "Example",
+    "FeatureCache",
     "GoraeSide",
     "GrpoSettings",
     "Mismatch",
+    "OnPolicyBatch",
+    "OnPolicySettings",
     "Parity",
     "PolicyBatch",
     "Prompt",
     "Reference",
     "Rollout",
     "Side",
+    "TaughtBatch",
     "TransformersSide",
     "compare_layers",
     "example_batches",
     "expert_shares",
+    "forward_kl",
     "group_advantages",
     "keep_correct",
+    "logit_loss",
     "masked",
     "measure_mismatch",
     "measure_parity",
     "mini_batch",
     "of_sequences",
+    "on_policy_batch",
+    "on_policy_loss",
     "policy_batch",
     "policy_loss",
     "relevant_experts",
     "replay_of",
+    "require_same_tokens",
+    "reverse_kl",
     "rollouts_of",
     "sample_groups",
     "sample_rollouts",
     "sample_until_live",
+    "sampled_reverse_kl",
     "shape_overlong",
+    "taught_batches",
+    "teacher_features",
+    "top_k_kl",
+    "training_row",
     "truncated",
     "widest",
 ]

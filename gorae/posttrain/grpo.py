@@ -7,16 +7,19 @@ algorithm's; docs/reasoning.md states every divisor.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from gorae.model import Network
+from gorae.engine import SamplingParams
+from gorae.model import Network, Replay
 from gorae.posttrain.advantage import deviation, group_advantages, is_live
 from gorae.posttrain.algorithm import Algorithm, find_algorithm, token_gains
+from gorae.posttrain.replay import dead_share, flipped_share, on_the_way, replay_of
 from gorae.posttrain.rollout import CUT_OFF, Rollout, reward_table
 from gorae.posttrain.sft import training_row
-from gorae.train import AdapterSettings, Batch, Loss, OptimizerSettings, Schedule, pad_batch, policy_outputs
+from gorae.train import AdapterSettings, Batch, Loss, OptimizerSettings, Sampling, Schedule, pad_batch, policy_outputs
 
 KL_ROWS = 32  # enough to see the distance, an eighth of the cost of all rows
 
@@ -25,6 +28,7 @@ KL_ROWS = 32  # enough to see the distance, an eighth of the cost of all rows
 class GrpoSettings:
     """One update a step; a batch of num_prompts x num_samples replies is enough for num_updates steps.
 
+    temperature, top_k, top_p, min_p: what replies are drawn from; ratios are of that, too.
     algorithm: grpo, dapo, dr_grpo, gspo or cispo.
     scale_rewards: "group", "batch", "none", or as the algorithm was "published".
     epsilon, epsilon_high: how far a ratio may leave 1 downwards and upwards; none takes the algorithm's.
@@ -41,6 +45,9 @@ class GrpoSettings:
     num_samples: int = 16
     max_tokens: int = 52
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
     algorithm: str = "dapo"
     scale_rewards: str = "published"
     epsilon: float | None = None
@@ -77,11 +84,26 @@ class GrpoSettings:
                 f"reference_every={self.reference_every} must divide save_every={self.save_every} or be a multiple of "
                 "it, so that a resumed run finds its reference"
             )
-        _ = self.schedule, self.rule  # refuse impossible steps and unknown algorithms before anything is run
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} must be above 0: where nothing is drawn, nothing differs")
+        # refuse impossible steps, unknown algorithms and cuts that are none before anything is run
+        _ = self.schedule, self.rule, self.sampling()
 
     @property
     def schedule(self) -> Schedule:
         return Schedule(self.steps, warmup_fraction=0.05, decay_fraction=0.25, final_share=0.1)
+
+    def sampling(self, *, routings: bool = False) -> SamplingParams:
+        """How replies are sampled, but for their seeds."""
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            routings=routings,
+            policy=True,
+        )
 
     @property
     def most_prompts(self) -> int:
@@ -110,14 +132,23 @@ class PolicyBatch(Batch):
     """Rows with something to teach, with their tokens' advantages and sampling log-probabilities, row by row.
 
     `divisor` is what the loss divides its weighted sum by, which counts replies that were left out as well; `figures`
-    describes all rollouts. `is_fresh` until there was an update on a part of the same batch.
+    describes all rollouts. `ways` are those the rows' tokens took when they were sampled, none where the rollouts do
+    not tell; `sampling` says what tokens were drawn from, None: the whole softmax at temperature 1. `is_fresh` until
+    there was an update on a part of the same batch.
     """
 
     advantages_N: Tensor
     sampled_log_probs_N: Tensor
     divisor: float
     figures: dict[str, float]
+    ways: Sequence[Replay] = ()
+    sampling: Sampling | None = None
     is_fresh: bool = True
+
+    def to(self, device: torch.device) -> Self:
+        """Ways too; what `sampling` tells stays where it is, in many small parts."""
+        ways = [Replay(*(kind.to(device) for kind in way)) for way in self.ways]
+        return replace(super().to(device), ways=ways)
 
 
 def mini_batch(rollouts: Sequence[Rollout], settings: GrpoSettings, part: int) -> list[Rollout]:
@@ -158,6 +189,7 @@ def policy_batch(
         "max_tokens": len(counted) * settings.max_tokens,
     }
     batch = pad_batch(rows, pad_id)
+    routings = [one.routings for one, _ in kept if one.routings is not None]
     return PolicyBatch(
         batch.token_ids_BT,
         batch.weights_BT,
@@ -165,8 +197,23 @@ def policy_batch(
         sampled_log_probs_N=torch.tensor([log_prob for one, _ in kept for log_prob in one.log_probs]),
         divisor=divisors[rule.average] or math.inf,  # where nothing counts, nothing is to move
         figures=describe_rollouts(rollouts, rewards_PG),
+        ways=replay_of(routings, batch.token_ids_BT.shape[1] - 1) if len(routings) == len(kept) else (),
+        sampling=sampling_of([one for one, _ in kept], settings),
         is_fresh=is_fresh,
     )
+
+
+def sampling_of(rollouts: Sequence[Rollout], settings: GrpoSettings) -> Sampling | None:
+    """What these replies were drawn from. Raises ValueError where that should be told and is not."""
+    told = [one.kept_ids for one in rollouts if one.kept_ids is not None]
+    if len(told) == len(rollouts):
+        return Sampling(settings.temperature, [kept for one in told for kept in one])
+    if told or not settings.sampling().is_whole:
+        raise ValueError(
+            f"{len(rollouts) - len(told)} of {len(rollouts)} replies do not tell what they were drawn from, at "
+            f"temperature={settings.temperature}; sample them with GrpoSettings.sampling(), which asks for policy=True"
+        )
+    return None
 
 
 def describe_rollouts(rollouts: Sequence[Rollout], rewards_PG: Tensor) -> dict[str, float]:
@@ -189,14 +236,15 @@ def policy_loss(network: Network, batch: Batch, *, settings: GrpoSettings, refer
     """-Σ (gain - beta · distance from `reference`) · weight / divisor over the batch's tokens.
 
     `kl` reports that distance (by the estimator e^d - d - 1, arXiv 2402.03300 eq. 4), on the first rows only where it
-    is not in the loss; `mismatch_kl` the same between what the engine reported and this forward pass, 0 by the second
-    law. After an update on the same batch that is a distance between two policies, and called `update_kl`. Raises
-    ValueError without a reference for `settings.beta`.
+    is not in the loss; `mismatch_kl` the same between what the engine reported and this forward pass, `ratio_max` and
+    `routing_flips` how far ratios and routers are apart: all 0 by the second law. After an update on the same batch
+    there are two policies, whose distance is called `update_kl`. Raises ValueError without a reference for
+    `settings.beta`.
     """
     assert isinstance(batch, PolicyBatch), "the policy loss learns from rollouts; build its batch with policy_batch"
     if settings.beta and reference is None:
         raise ValueError(f"beta={settings.beta} weighs the distance from a reference, and there is none; give one")
-    outputs = policy_outputs(network, batch)
+    outputs = policy_outputs(network, batch, sampling=batch.sampling)
     is_learnt_BT = batch.weights_BT[:, 1:] != 0
     lengths = is_learnt_BT.sum(dim=1).tolist()
     gain_N, is_clipped_N = token_gains(
@@ -209,16 +257,24 @@ def policy_loss(network: Network, batch: Batch, *, settings: GrpoSettings, refer
         "clip_ratio": is_clipped_N.float().mean().item(),
         "mismatch_kl" if batch.is_fresh else "update_kl": divergence(moved_N).mean().item(),
     }
+    if batch.is_fresh:
+        figures["ratio_max"] = moved_N.expm1().abs().max().item()
+    routings = on_the_way(outputs.routings, batch.ways) if batch.ways else ()
+    if routings:
+        figures |= {"routing_flips": flipped_share(outputs.routings, batch.ways)} if batch.is_fresh else {}
+        figures["dead_experts"] = dead_share(routings)
     if reference is not None:
         some = Batch(batch.token_ids_BT[: settings.kl_rows], batch.weights_BT[: settings.kl_rows])
+        kept_ids = batch.sampling.kept_ids[: sum(lengths[: settings.kl_rows])] if batch.sampling else ()
         with torch.no_grad():
-            reference_N = policy_outputs(reference, some).log_probs_N
+            same = batch.sampling and batch.sampling._replace(kept_ids=kept_ids)
+            reference_N = policy_outputs(reference, some, sampling=same).log_probs_N
         distance_N = divergence(reference_N - outputs.log_probs_N[: len(reference_N)])
         figures["kl"] = distance_N.mean().item()
         if settings.beta:
             gain_N = gain_N - settings.beta * distance_N
     total = -(gain_N * batch.weights_BT[:, 1:][is_learnt_BT]).sum() / batch.divisor
-    return Loss(total, {**figures, "loss": total.item()})
+    return Loss(total, {**figures, "loss": total.item()}, routings)
 
 
 def divergence(log_ratio_N: Tensor) -> Tensor:

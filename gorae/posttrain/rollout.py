@@ -20,6 +20,8 @@ class Rollout:
     is_sampled: which of an episode's `reply_ids` the model sampled; the others are its environment's, are not learnt,
         and have no log-probability. None: all of them.
     routings: the experts that prompt and reply went to, where the parameters asked for them.
+    kept_ids: of each sampled token the ids [K] it was drawn from, where that was not the whole softmax at temperature 1
+        and the parameters asked for it; `log_probs` are then those it was drawn by. A single None: all ids.
     """
 
     prompt_ids: list[int]
@@ -30,6 +32,7 @@ class Rollout:
     finish_reason: str
     routings: Routings | None = field(default=None, compare=False)
     is_sampled: Sequence[bool] | None = None
+    kept_ids: Sequence[Tensor | None] | None = field(default=None, compare=False)
 
     @property
     def num_sampled(self) -> int:
@@ -70,7 +73,16 @@ def rollouts_of(
 ) -> list[Rollout]:
     """The replies of all groups with their rewards, one behind the other; `first` is the number of the first prompt."""
     return [
-        Rollout(o.prompt_token_ids, o.token_ids, o.logprobs, reward, number, o.finish_reason, o.routings)
+        Rollout(
+            o.prompt_token_ids,
+            o.token_ids,
+            o.logprobs if o.policy is None else [one.log_prob for one in o.policy],
+            reward,
+            number,
+            o.finish_reason,
+            o.routings,
+            kept_ids=None if o.policy is None else [one.kept_ids for one in o.policy],
+        )
         for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)
         for o, reward in zip(group, given, strict=True)
     ]

@@ -6,9 +6,10 @@ from gorae.recipes.measure import evaluate_folder
 from gorae.recipes.parity import ParityReport, run_parity
 from gorae.recipes.run import Run, set_up_process
 from gorae.recipes.serving import model_name, serve_model, served_model
-from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings
+from gorae.recipes.settings import EvaluateSettings, LaptopSettings, ServeSettings, TuneSettings
 from gorae.recipes.speed import Peaks, Speed, SpeedReport, measure_peaks, measure_speed
-from gorae.recipes.task import TaskSettings, evaluate_on_task, print_earned, tune_on_task
+from gorae.recipes.task import TaskSettings, evaluate_on_task, tune_on_task
+from gorae.recipes.teach import distil_from_logits, distil_on_policy
 
 __all__ = [
     "STAGES",
@@ -21,13 +22,15 @@ __all__ = [
     "Speed",
     "SpeedReport",
     "TaskSettings",
+    "TuneSettings",
+    "distil_from_logits",
+    "distil_on_policy",
     "evaluate_folder",
     "evaluate_on_task",
     "make_models",
     "measure_peaks",
     "measure_speed",
     "model_name",
-    "print_earned",
     "report",
     "run_evidence",
     "run_laptop",

@@ -13,7 +13,7 @@ from gorae.observe import Ledger, Meter, progress, replace_text
 from gorae.recipes.corpus import sealed_items
 from gorae.recipes.run import ChatModel, load_chat_model, set_up_process
 from gorae.recipes.settings import EvaluateSettings, LaptopSettings
-from gorae.tasks import Grade, Problem, grade_reply
+from gorae.tasks import Grade, Problem, SealedItems, grade_reply
 from gorae.text import Message, Mode
 
 
@@ -47,7 +47,8 @@ def evaluate_model(model: ChatModel, meter: Meter, *, settings: LaptopSettings, 
     def complete(prompts: list[str], samples: int) -> list[list[Completion]]:
         return sample_completions(model, meter, prompts, samples, mode=mode, wanted=wanted)
 
-    return evaluate(items, complete, grade, samples=wanted.samples).as_dict()
+    summary = evaluate(items, complete, grade, samples=wanted.samples).as_dict()
+    return summary | {"items_sha256": SealedItems(tuple(items)).sha256}
 
 
 def evaluate_folder(path: Path, settings: LaptopSettings, *, mode: Mode) -> dict[str, Any]:

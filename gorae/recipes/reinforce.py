@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gorae.checkpoint import save_model
-from gorae.engine import Engine, Output, SamplingParams
+from gorae.engine import Engine, Output
 from gorae.kernels import choose_device
 from gorae.observe import Meter
 from gorae.posttrain import (
@@ -64,7 +64,8 @@ def reinforce(
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
     # No prompt comes twice, and a bill should not depend on how much memory was free for prefixes.
     engine = Engine(model, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=False, count=meter.add)
-    params = SamplingParams(max_tokens=wanted.max_tokens, temperature=wanted.temperature)
+    has_experts = not all(map(model.config.is_dense, range(model.config.num_layers)))
+    params = wanted.sampling(routings=has_experts)
     config = replace(model.config, num_mtp_modules=0)
 
     def rows() -> Rows:

@@ -5,35 +5,33 @@ seal → before → rl → after → report
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import mean, variance
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from gorae.checkpoint import load_tokenizer
 from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
-from gorae.evals import bootstrap_interval, draw_curves
+from gorae.evals import Evaluation, Sample, bootstrap_interval, consistency_of, draw_curves, print_table
 from gorae.kernels import choose_device
-from gorae.observe import Ledger, Meter, Watch, log, read_metrics, read_prices, replace_text
+from gorae.observe import Bill, Ledger, Meter, Watch, log, read_metrics, read_prices, replace_text
 from gorae.posttrain import GrpoSettings, sample_groups
+from gorae.recipes.forecast import advise, as_plan, compare, plan, plan_table, take_pace
 from gorae.recipes.reinforce import Questions, reinforce
 from gorae.recipes.run import Run, load_chat_model, set_up_process
 from gorae.recipes.settings import EvaluateSettings
-from gorae.tasks import Graders, Reply, Row, Verdict, identity_of
-from gorae.text import Message, Mode, Tokenizer, parse_reply
+from gorae.tasks import Graders, Reply, Row, Verdict, earns_full_marks, identity_of
+from gorae.text import SCRIPTS, Message, Mode, Tokenizer, language_of, parse_reply
 
 SEALED_SEED = 1 << 40  # rows to measure on are drawn from it, and no run learns from that seed
 MOST_SEALED = 0.2  # of the rows of a list
-MOST_DEAD, MOST_CLIPPED = 0.8, 0.3  # shares, beyond which something is said
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,11 @@ class TaskSettings:
     device: str | None = None
 
 
-def tune_on_task(folder: Path, settings: TaskSettings) -> dict[str, Any]:
-    """Do every stage that is not done in `folder`, print and write the report, and return it; the model is in `rl`."""
+def tune_on_task(folder: Path, settings: TaskSettings, *, only_plan: bool = False) -> dict[str, Any]:
+    """Do every stage that is not done in `folder`, print and write the report, and return it; the model is in `rl`.
+
+    With `only_plan`, end before anything is learnt, and return what was foretold.
+    """
     read_prices()  # a table that cannot be read is refused before the work, not after
     log(f"tune: on {choose_device(settings.device)}")
     run = Run.open(folder, settings)
@@ -60,7 +61,10 @@ def tune_on_task(folder: Path, settings: TaskSettings) -> dict[str, Any]:
         rows = seal(graders, settings.task, settings.evaluate)
         check_sealed(run.stage("sealed", partial(write_sealed, rows=rows)), rows, settings.task)
         measured = partial(measure, graders=graders, rows=rows, wanted=settings.evaluate, device=settings.device)
-        tell_forecast(read_summary(run.stage("before", partial(measured, path=settings.model))), settings.rl)
+        run.stage("before", partial(measured, path=settings.model))
+        told = tell_forecast(run)
+        if only_plan:
+            return told
         sealed = frozenset(map(identity_of, rows))
         run.stage("rl", partial(learn, graders=graders, sealed=sealed, settings=settings))
         run.stage("after", partial(measured, path=folder / "rl/model"))
@@ -113,11 +117,16 @@ def grade(
     graders: Graders, tokenizer: Tokenizer, rows: Sequence[Row], groups: Sequence[Sequence[Output]]
 ) -> list[list[Verdict]]:
     """A verdict on each reply."""
+    return graders.grade(rows, read_replies(tokenizer, rows, groups))
+
+
+def read_replies(tokenizer: Tokenizer, rows: Sequence[Row], groups: Sequence[Sequence[Output]]) -> list[list[Reply]]:
+    """What graders see of each output."""
     replies = []
     for row, group in zip(rows, groups, strict=True):
         mode = tokenizer.encode_prompt(messages_of(row)).mode
         replies.append([read_reply(tokenizer, mode, output) for output in group])
-    return graders.grade(rows, replies)
+    return replies
 
 
 def require_some(verdicts: Sequence[Sequence[Verdict]]) -> None:
@@ -143,13 +152,21 @@ def messages_of(row: Row) -> list[Message]:
 
 
 def evaluate_on_task(
-    path: Path, task: str, wanted: EvaluateSettings, *, threads: int | None = None, device: str | None = None
+    path: Path, task: str, wanted: EvaluateSettings, *, threads: int | None = None, every_row: bool = False
 ) -> dict[str, Any]:
-    """What any model earns on the rows of a task that runs seal, on no run's bill."""
+    """What any model earns on the rows of a task that runs seal, or on every row of a list; on no run's bill."""
     set_up_process(threads)
     with Graders(task) as graders, TemporaryDirectory() as folder, Ledger(folder).stage("evaluate") as meter:
-        rows = seal(graders, task, wanted)
-        return earned(meter, path=path, graders=graders, rows=rows, wanted=wanted, device=device)
+        rows = list_rows(graders, task) if every_row else seal(graders, task, wanted)
+        return earned(meter, path=path, graders=graders, rows=rows, wanted=wanted, device=None)
+
+
+def list_rows(graders: Graders, task: str) -> list[Row]:
+    """All rows of a list, as a public suite is measured. Raises ValueError for a task that draws them without end."""
+    available = graders.num_rows()
+    if available is None:
+        raise ValueError(f"{task} draws rows without end, so they can not all be measured on; give --evaluate.items")
+    return graders.rows(SEALED_SEED, 0, available)
 
 
 def measure(folder: Path, meter: Meter, **named: Any) -> None:
@@ -171,52 +188,83 @@ def earned(
     engine = Engine(model, prefix_cache=False, count=meter.add)
     prompts = [model.tokenizer.encode_chat(messages_of(row)) for row in rows]
     params = SamplingParams(max_tokens=wanted.max_tokens)
+    before = meter.spent
     groups = sample_groups(engine, prompts, num_samples=wanted.samples, params=params, seed=0)
-    verdicts = grade(graders, model.tokenizer, rows, groups)
+    after, began = meter.spent, monotonic()
+    replies = read_replies(model.tokenizer, rows, groups)
+    verdicts = graders.grade(rows, replies)
+    seconds = monotonic() - began
     require_some(verdicts)
-    return summarise(groups, verdicts)
+    outputs = [output for group in groups for output in group]
+    pace = take_pace(model, outputs, meter, before=before, after=after, grading_seconds=seconds)
+    return summarise(rows, groups, replies, verdicts) | {"pace": asdict(pace)}
 
 
-def summarise(groups: Sequence[Sequence[Output]], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, Any]:
-    """Rewards with their bootstrap interval over rows, lengths, and what went wrong.
+def summarise(
+    rows: Sequence[Row],
+    groups: Sequence[Sequence[Output]],
+    replies: Sequence[Sequence[Reply]],
+    verdicts: Sequence[Sequence[Verdict]],
+) -> dict[str, Any]:
+    """What an evaluation holds, the rewards beside it, and what went wrong.
 
-    `rewards` are those of each row's replies that could be graded.
+    Replies that could not be graded count nowhere but in lengths. `rewards` and `right` are row by row.
     """
-    rewards = [[one.reward for one in group if one.reward is not None] for group in verdicts]
+    graded = [[place for place, one in enumerate(group) if one.reward is not None] for group in verdicts]
+    rewards = [[group[place].reward or 0.0 for place in some] for group, some in zip(verdicts, graded, strict=True)]
+    right = [[earns_full_marks(group[place]) for place in some] for group, some in zip(verdicts, graded, strict=True)]
     means = [mean(group) for group in rewards if group]
     outputs = [output for group in groups for output in group]
     errors = [one.error for group in verdicts for one in group if one.error]
+    languages = [language_of_row(row) for row in rows]
+    samples = [
+        tuple(as_sample(group[place], output[place], verdict[place], language) for place in some)
+        for group, output, verdict, language, some in zip(replies, groups, verdicts, languages, graded, strict=True)
+    ]
+    kept = [(language, some) for language, some in zip(languages, samples, strict=True) if some]
     return {
+        **Evaluation(tuple(language for language, _ in kept), tuple(some for _, some in kept)).as_dict(),
+        "items_sha256": listed(rows)["sha256"],
         "reward": mean(means),
-        "ci95": list(bootstrap_interval(means)),
+        "reward_ci95": list(bootstrap_interval(means)),
+        "reward_variance": mean([variance(group) for group in rewards if len(group) > 1] or [0.0]),
         "mean_length": mean(len(output.token_ids) for output in outputs),
         "clipped_ratio": mean(output.finish_reason == "length" for output in outputs),
         "grader_errors": len(errors) / len(outputs),
         "first_error": errors[0] if errors else None,
         "rewards": rewards,
+        "right": right,
+        "lengths": [len(output.token_ids) for output in outputs],
+        "ended_lengths": [len(output.token_ids) for output in outputs if output.finish_reason == "stop"],
     }
 
 
-def dead_groups(rewards: Sequence[Sequence[float]], num_samples: int) -> float:
-    """The expected share of groups of `num_samples` replies that all earn the same, and so teach nothing."""
-    return mean(
-        sum((count / len(group)) ** num_samples for count in Counter(group).values()) for group in rewards if group
-    )
+def as_sample(reply: Reply, output: Output, verdict: Verdict, language: str | None) -> Sample:
+    """A graded reply, whose content is its answer in a vote."""
+    answer = (reply.content or "").strip() or None
+    consistency = None if language is None else consistency_of(reply.text, language)
+    return Sample(earns_full_marks(verdict), answer, len(output.token_ids), consistency)
 
 
-def tell_forecast(before: dict[str, Any], wanted: GrpoSettings) -> None:
-    """What reinforcement learning will find, before it is paid for."""
-    dead = dead_groups(before["rewards"], wanted.num_samples)
-    log(
-        f"before: reward {before['reward']:.3f}, {before['mean_length']:.0f} tokens a reply, "
-        f"{before['clipped_ratio']:.0%} cut off; {dead:.0%} of groups of {wanted.num_samples} will teach nothing"
-    )
+def language_of_row(row: Row) -> str | None:
+    """The one a row names in a column, else that of its prompt."""
+    named = row.get("language")
+    return named if named in SCRIPTS else language_of("\n".join(message.content for message in messages_of(row)))
+
+
+def tell_forecast(run: Run[TaskSettings]) -> dict[str, Any]:
+    """Say what reinforcement learning will find and take, before it is paid for, and what to change."""
+    before, wanted = read_summary(run.folder / "before"), run.settings.rl
+    planned = plan(before, wanted, run.ledger.spent("before"), read_prices())
+    advice = list(advise(before, wanted))
     if before["grader_errors"]:
-        log(f"before: {before['grader_errors']:.1%} of replies could not be graded; the first: {before['first_error']}")
-    if dead > MOST_DEAD:
-        log("before: nearly all groups earn the same; make the task easier or harder, or raise rl.num_samples")
-    if before["clipped_ratio"] > MOST_CLIPPED:
-        log("before: many replies are cut off and earn what a reply without an end earns; raise rl.max_tokens")
+        advice.append(
+            f"{before['grader_errors']:.1%} of replies could not be graded; the first: {before['first_error']}"
+        )
+    Console().print(plan_table(before, as_plan(planned)))
+    for sentence in advice:
+        log(f"advice: {sentence}")
+    return {"planned": planned, "advice": advice, "alarms": []}
 
 
 def report(run: Run[TaskSettings]) -> dict[str, Any]:
@@ -229,25 +277,29 @@ def report(run: Run[TaskSettings]) -> dict[str, Any]:
         watch.see(int(record["step"]), record)
     alarms = [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]
     bill = run.ledger.bill(read_prices())
-    print_earned(measured)
+    planned = plan(measured["before"], run.settings.rl, run.ledger.spent("before"), bill.prices)
+    compared = compare(planned, actual(run, metrics, bill))
+    print_table(measured)
+    Console().print(plan_table(measured["before"], compared))
     Console().print(bill.table())
     for alarm in alarms:
         log(f"alarm: {alarm}")
-    told = {"measured": measured, "alarms": alarms, "bill": bill.as_dict(), "settings": as_dict(run.settings)}
+    told = {"measured": measured, "planned_and_actual": compared, "alarms": alarms}
+    told |= {"bill": bill.as_dict(), "settings": as_dict(run.settings)}
     replace_text(run.folder / "report.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     log(f"report: {run.folder / 'report.json'}; the model: {run.folder / 'rl/model'}")
     return told
 
 
-def print_earned(measured: Mapping[str, dict[str, Any]]) -> None:
-    """A line for each model, or state of one, by name."""
-    layout: dict[str, Any] = {"title": "On sealed rows", "box": SIMPLE_HEAD, "pad_edge": False, "title_justify": "left"}
-    table = Table("", "reward", "95%", "tokens a reply", "cut off", "not graded", **layout)
-    for name, one in measured.items():
-        low, high = one["ci95"]
-        shares = (f"{one[share]:.1%}" for share in ("clipped_ratio", "grader_errors"))
-        table.add_row(name, f"{one['reward']:.3f}", f"{low:.3f} to {high:.3f}", f"{one['mean_length']:.1f}", *shares)
-    Console().print(table)
+def actual(run: Run[TaskSettings], metrics: Sequence[dict[str, float]], bill: Bill) -> dict[str, float]:
+    """What a plan foretold, as it came: of shares the mean over steps, of a step its part of the stage's time."""
+    return {
+        "seconds a step": run.ledger.spent("rl").wall_seconds / len(metrics),
+        "FLOPs": bill.total.flops or 0.0,
+        "price": bill.total.usd or 0.0,
+        "groups that teach nothing": mean(one["frac_reward_zero_std"] for one in metrics),
+        "replies cut off": mean(one["completions/clipped_ratio"] for one in metrics),
+    }
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

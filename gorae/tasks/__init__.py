@@ -3,7 +3,7 @@
 from gorae.tasks.counter import LANGUAGES, Problem, SealedItems, draw_problem, draw_problems, drill
 from gorae.tasks.grade import Grade, grade_reply
 from gorae.tasks.grading import GraderError, Graders, Limits, Verdict
-from gorae.tasks.probe import Examination, Finding, examine
+from gorae.tasks.probe import Examination, Finding, earns_full_marks, examine
 from gorae.tasks.read import READY, load_task
 from gorae.tasks.rewards import (
     reward_code,
@@ -49,6 +49,7 @@ __all__ = [
     "draw_problem",
     "draw_problems",
     "drill",
+    "earns_full_marks",
     "examine",
     "grade_reply",
     "identity_of",

@@ -83,6 +83,16 @@ def _earns(wanted: float, verdict: Verdict) -> bool:
     return verdict.error is None and bool(judged) and all(reward in (wanted, None) for reward in judged)
 
 
+def earns_full_marks(verdict: Verdict) -> bool:
+    """Whether a reply is right: every function that judges it, of those that apply, gave 1 or more.
+
+    Where all functions reward something else than being right, all of them judge.
+    """
+    given = {name: reward for name, reward in verdict.parts.items() if reward is not None}
+    judged = [reward for name, reward in given.items() if not any(word in name for word in SHAPING)]
+    return verdict.error is None and bool(given) and all(reward >= 1 for reward in judged or given.values())
+
+
 def _finding(
     kind: str, wanted: float, replies: Sequence[Reply], verdicts: Sequence[Verdict], *, lucky: bool = False
 ) -> Finding:

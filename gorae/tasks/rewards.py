@@ -12,13 +12,9 @@ from importlib import import_module
 from typing import Any
 
 from gorae.tasks.sandbox import RunLimits, judge_by_tests
+from gorae.text import share_of_language
 
 _FENCE = re.compile(r"^```[^\n`]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
-SCRIPTS = {
-    "ko": (("ᄀ", "ᇿ"), ("ㄱ", "ㆎ"), ("가", "힣")),
-    "zh": (("一", "鿿"), ("㐀", "䶿")),
-    "en": (("A", "Z"), ("a", "z")),
-}
 
 
 def reward_exact(contents: Sequence[str | None], answer: Sequence[Any]) -> list[float]:
@@ -71,21 +67,7 @@ def reward_language(completions: Sequence[Any], language: Sequence[str]) -> list
 
     Knows ko, zh and en; None for a text without letters.
     """
-    return [_share_of_script(_text_of(one), wanted) for one, wanted in zip(completions, language, strict=True)]
-
-
-def _share_of_script(text: str, language: str) -> float | None:
-    if language not in SCRIPTS:
-        raise ValueError(f"language={language!r} is none of {', '.join(SCRIPTS)}")
-    found = [script for script in map(_script_of, text) if script is not None]
-    return found.count(language) / len(found) if found else None
-
-
-def _script_of(character: str) -> str | None:
-    if not character.isalpha():
-        return None
-    scripts = (name for name, ranges in SCRIPTS.items() if any(low <= character <= high for low, high in ranges))
-    return next(scripts, "another")
+    return [share_of_language(_text_of(one), wanted) for one, wanted in zip(completions, language, strict=True)]
 
 
 def _text_of(completion: Any) -> str:

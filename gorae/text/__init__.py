@@ -22,6 +22,7 @@ from gorae.text.messages import (
     ToolCall,
 )
 from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_reply, possible_start
+from gorae.text.scripts import SCRIPTS, language_of, share_of_language
 from gorae.text.template import CHAT_TEMPLATE
 from gorae.text.tokenizer import Prompt, SpecialTokens, StreamDecoder, Tokenizer
 
@@ -37,6 +38,7 @@ __all__ = [
     "PAD",
     "PLAIN",
     "R1",
+    "SCRIPTS",
     "THINK",
     "TOOL_TOKENS",
     "USER",
@@ -57,9 +59,11 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolFormat",
+    "language_of",
     "parse_reply",
     "possible_start",
     "read_conversation",
+    "share_of_language",
     "write_conversation",
     "write_prompt",
 ]

@@ -2,7 +2,7 @@
 
 from gorae.train.adapter import Adapter, AdapterSettings, ExpertAdapter, LowRankAdapter
 from gorae.train.batch import Batch, pad_batch
-from gorae.train.loss import Loss, policy_outputs, pretraining_loss, supervised_loss, token_log_probs
+from gorae.train.loss import Loss, Sampling, policy_outputs, pretraining_loss, supervised_loss, token_log_probs
 from gorae.train.measure import bits_per_byte
 from gorae.train.memory import keep_freed_memory
 from gorae.train.optimizer import HybridOptimizer, OptimizerSettings
@@ -19,6 +19,7 @@ __all__ = [
     "Loss",
     "LowRankAdapter",
     "OptimizerSettings",
+    "Sampling",
     "Schedule",
     "Trainer",
     "bits_per_byte",

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gorae.kernels import Routing, expert_load, log_softmax
-from gorae.model import Network
+from gorae.kernels import Routing, cut_log_softmax, expert_load, log_softmax
+from gorae.model import Network, Replay
 from gorae.train.batch import Batch
 
 HEAD_NUMBERS = 2**26  # of a vocabulary's numbers for a gradient in memory at once: 256 MiB, a whole batch on a laptop
+LEAST_LOG_PROB = -1e30  # of a token without probability, whose share of the entropy is 0
 
 
 class Loss(NamedTuple):
@@ -26,20 +27,20 @@ class Loss(NamedTuple):
 
 def token_log_probs(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     """log p(target) at temperature 1 for each of N features; the engine reports these same numbers."""
-    return torch.cat(in_parts(network, of_targets, hidden_ND, targets_N))
+
+    def score(hidden_ND: Tensor, rows: slice) -> Tensor:
+        return log_softmax(network.logits(hidden_ND)).gather(-1, targets_N[rows, None])[:, 0]
+
+    return torch.cat(in_parts(network, score, hidden_ND))
 
 
-def of_targets(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    return log_softmax(network.logits(hidden_ND)).gather(-1, targets_N[:, None])[:, 0]
-
-
-def in_parts(network: Network, compute: Callable[..., Any], hidden_ND: Tensor, targets_N: Tensor) -> list[Any]:
-    """What the head says of N features, `HEAD_NUMBERS` at a time; computed again for the gradient where blocks are."""
+def in_parts(network: Network, score: Callable[[Tensor, slice], Any], hidden_ND: Tensor) -> list[Any]:
+    """`score` of some rows of N features at a time, `HEAD_NUMBERS` of the head; where blocks are, computed again."""
     num_rows = max(1, HEAD_NUMBERS // network.config.vocab_size)
-    parts = zip(hidden_ND.split(num_rows), targets_N.split(num_rows), strict=True)
+    parts = [slice(first, first + num_rows) for first in range(0, max(1, len(hidden_ND)), num_rows)]
     if network.recomputes:
-        return [network.recomputed(compute, network, *part) for part in parts]
-    return [compute(network, *part) for part in parts]
+        return [network.recomputed(score, hidden_ND[rows], rows) for rows in parts]
+    return [score(hidden_ND[rows], rows) for rows in parts]
 
 
 def weighted_cross_entropy(network: Network, hidden_BTD: Tensor, targets_BT: Tensor, weights_BT: Tensor) -> Tensor:
@@ -95,23 +96,60 @@ def max_violation(routing: Routing) -> float:
     return (load_E.max() / load_E.mean()).item() - 1.0
 
 
+class Sampling(NamedTuple):
+    """What N tokens were drawn from, where that was not the network's own softmax: its temperature, the tokens kept.
+
+    kept_ids: of each token, those [K] that were kept where it was drawn; None: all.
+    """
+
+    temperature: float
+    kept_ids: Sequence[Tensor | None]
+
+
 class PolicyOutputs(NamedTuple):
-    """What a policy gradient needs of N sampled tokens: their log-probabilities and the entropy they were drawn at."""
+    """What a policy gradient needs of N sampled tokens: their log-probabilities and the entropy they were drawn at.
+
+    routings: the routers' decisions for all tokens of the pass, padding too.
+    """
 
     log_probs_N: Tensor
     entropy: float
+    routings: Sequence[Routing] = ()
 
 
-def policy_outputs(network: Network, batch: Batch) -> PolicyOutputs:
-    """Log-probabilities of the tokens that carry weight, row by row, and their mean entropy in nats."""
+def policy_outputs(
+    network: Network, batch: Batch, *, sampling: Sampling | None = None, replay: Sequence[Replay] = ()
+) -> PolicyOutputs:
+    """Log-probabilities of the tokens that carry weight, row by row, and their mean entropy in nats.
+
+    Both are of what the tokens were drawn from; `replay` has the ways they are to take.
+    """
     chosen = batch.weights_BT[:, 1:] != 0
-    hidden_ND = network(batch.token_ids_BT[:, :-1]).hidden_BTD[chosen]
-    parts = in_parts(network, of_targets_with_entropy, hidden_ND, batch.token_ids_BT[:, 1:][chosen])
+    features = network(batch.token_ids_BT[:, :-1], replay=replay)
+    targets_N = batch.token_ids_BT[:, 1:][chosen]
+
+    def score(hidden_ND: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        log_probs_NW = log_softmax(network.logits(hidden_ND))
+        if sampling is not None:
+            log_probs_NW = drawn_from(log_probs_NW, sampling._replace(kept_ids=sampling.kept_ids[rows]))
+        with torch.no_grad():
+            entropy_N = -(log_probs_NW.exp() * log_probs_NW.clamp(min=LEAST_LOG_PROB)).sum(-1)
+        return log_probs_NW.gather(-1, targets_N[rows, None])[:, 0], entropy_N
+
+    parts = in_parts(network, score, features.hidden_BTD[chosen])
     log_probs_N, entropy_N = (torch.cat(held) for held in zip(*parts, strict=True))
-    return PolicyOutputs(log_probs_N, entropy_N.mean().item())
+    return PolicyOutputs(log_probs_N, entropy_N.mean().item(), features.routings)
 
 
-def of_targets_with_entropy(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    log_probs_NW = log_softmax(network.logits(hidden_ND))
-    entropy_N = -(log_probs_NW.detach().exp() * log_probs_NW.detach()).sum(-1)
-    return log_probs_NW.gather(-1, targets_N[:, None])[:, 0], entropy_N
+def drawn_from(log_probs_NW: Tensor, sampling: Sampling) -> Tensor:
+    """The log-probabilities at the temperature, among the tokens kept: the bits that the engine reports."""
+    device = log_probs_NW.device
+    is_kept_NW = torch.ones(log_probs_NW.shape, dtype=torch.bool, device=device)
+    cut = [(row, kept_K) for row, kept_K in enumerate(sampling.kept_ids) if kept_K is not None]
+    if cut:
+        rows = torch.tensor([row for row, _ in cut], device=device)
+        is_kept_NW[rows] = False
+        counts = torch.tensor([len(kept_K) for _, kept_K in cut], device=device)
+        is_kept_NW[rows.repeat_interleave(counts), torch.cat([kept_K for _, kept_K in cut]).long().to(device)] = True
+    temperatures_N = log_probs_NW.new_full((len(log_probs_NW),), sampling.temperature)
+    return cut_log_softmax(log_probs_NW, temperatures_N, is_kept_NW)

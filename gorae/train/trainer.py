@@ -20,7 +20,10 @@ from gorae.train.schedule import Schedule
 from gorae.train.step import move_router_biases, update
 
 STATE_FILE = "state.safetensors"
-SHOWN = ("loss", "val_bpb", "max_vio", "reward", "completions/mean_length", "tokens_per_second")
+SHOWN = (
+    *("loss", "val_bpb", "max_vio", "reward", "completions/mean_length"),
+    *("ratio_max", "routing_flips", "tokens_per_second"),
+)
 
 
 @dataclass

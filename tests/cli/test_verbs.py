@@ -242,12 +242,15 @@ def test_tune_with_a_task_and_a_model_learns_it(monkeypatch):
     noted = []
     tune = import_module("gorae.cli.tune")
     monkeypatch.setattr(
-        tune, "tune_on_task", lambda *given: noted.append(given) or {"alarms": ["ring"][len(noted) - 1 :]}
+        tune,
+        "tune_on_task",
+        lambda *given, **named: noted.append((*given, named)) or {"alarms": ["ring"][len(noted) - 1 :]},
     )
     words = ["tune", "--task", "some/mine.py", "--model", "some/model", "--rl.steps", "7", "--evaluate.items", "5"]
     assert main([*words, "--seed", "3"]) == 3, "an alarm rang"
-    assert main([*words, "--out", "elsewhere"]) == 0
-    (folder, settings), (elsewhere, _) = noted
+    assert main([*words, "--out", "elsewhere", "--plan"]) == 0
+    (folder, settings, learns), (elsewhere, _, plans) = noted
+    assert (learns, plans) == ({"only_plan": False}, {"only_plan": True})
     assert (folder, elsewhere) == (Path("runs/mine"), Path("elsewhere"))
     assert (settings.task, settings.model, settings.seed) == ("some/mine.py", Path("some/model"), 3)
     assert (settings.rl.steps, settings.evaluate.items) == (7, 5)
@@ -258,6 +261,7 @@ def test_tune_with_a_task_and_a_model_learns_it(monkeypatch):
     [
         (["--task", "mine.py"], "--task and --model go together"),
         (["--model", "some/model"], "--task and --model go together"),
+        (["--plan"], "--task and --model go together"),
         (
             ["--task", "mine.py", "--model", "m", "--cold_start.steps", "3"],
             "--cold_start.steps says nothing about a task",
@@ -285,14 +289,17 @@ def test_tasks_check_prints_what_a_grader_gives_and_its_exit_status_says_whether
 
 
 def test_evaluate_measures_a_model_on_a_task(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
     noted = []
     evaluate = import_module("gorae.cli.evaluate")
-    summary = {"reward": 0.5, "ci95": [0.25, 0.75], "mean_length": 7.5, "clipped_ratio": 0.125, "grader_errors": 0.0}
+    summary = SUMMARY | {"reward": 0.5, "reward_ci95": [0.25, 0.75], "clipped_ratio": 0.125, "grader_errors": 0.0}
     monkeypatch.setattr(evaluate, "evaluate_on_task", lambda *given, **named: noted.append((*given, named)) or summary)
     assert main(["evaluate", "runs/mine/rl/model", "--task", "mine.py", "--evaluate.items", "9"]) == 0
-    ((path, task, wanted, _),) = noted
-    assert (path, task, wanted.items) == (Path("runs/mine/rl/model"), "mine.py", 9)
+    ((path, task, wanted, named),) = noted
+    assert (path, task, wanted.items, named["every_row"]) == (Path("runs/mine/rl/model"), "mine.py", 9, False)
     assert "gorae-mine-rl" in (printed := capsys.readouterr().out)
-    assert all(figure in printed for figure in ("0.500", "0.250 to 0.750", "7.5", "12.5%"))
+    assert all(figure in printed for figure in ("0.500", "0.25–0.75", "25.0", "7.5", "12.5"))
     assert main(["evaluate", "runs/mine/rl/model", "--task", "mine.py", "--mode", "think"]) == 2
     assert "--mode think is for the recipe's items" in capsys.readouterr().err
+    assert main(["evaluate", "runs/mine/rl/model", "--all"]) == 2
+    assert "--all is for the rows of a --task" in capsys.readouterr().err

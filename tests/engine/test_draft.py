@@ -174,5 +174,5 @@ def test_guesses_are_drawn_as_tokens_are_with_the_number_of_their_place(network)
     drafter, request = NextTokenDrafter(network, None), request_of(4, 20, 3, **params)
     note(drafter, network, [request], 0, 22)
     log_probs_1W = network.logits(module_features(network, request)[-1:]).log_softmax(-1)
-    expected = draw(log_probs_1W, [request.params], [request.seed], [request.token_ids], [None])
+    expected = draw(log_probs_1W, [request.params], [request.seed], [request.token_ids], [None]).token_ids
     assert drafter.draft([request], 1) == [expected]

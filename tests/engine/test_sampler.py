@@ -4,13 +4,17 @@ import pytest
 import torch
 
 from gorae.engine import SamplingParams
-from gorae.engine.sampler import adjusted, keep_likeliest, sample, uniforms
+from gorae.engine.sampler import Draws, adjusted, keep_likeliest, pick, policies, probabilities, uniforms
 
 NUM_DRAWS = 40_000
 
 
 def log_probs_of(*probs: float) -> torch.Tensor:
     return torch.tensor([probs], dtype=torch.float64).log().float()
+
+
+def sample(scores_BW: torch.Tensor, params: list[SamplingParams], uniforms_B: torch.Tensor) -> torch.Tensor:
+    return pick(scores_BW, probabilities(scores_BW, params), params, uniforms_B)
 
 
 def draw(log_probs_1W: torch.Tensor, num_draws: int, **params: float) -> torch.Tensor:
@@ -167,3 +171,37 @@ def test_numbers_are_even_and_neighbours_in_seed_and_place_are_independent():
     for one, other in ((grid_SP[1:], grid_SP[:-1]), (grid_SP[:, 1:], grid_SP[:, :-1])):
         correlation = torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1]
         assert abs(correlation) < 0.065  # four deviations for 4,032 pairs
+
+
+def told(log_probs_BW: torch.Tensor, params: list[SamplingParams], drawn: list[int]):
+    probs_BW = probabilities(log_probs_BW, params)
+    return policies(Draws(drawn, log_probs_BW, probs_BW > 0), list(range(len(drawn))), params)
+
+
+def test_what_a_token_was_drawn_from_by_hand():
+    log_probs_1W = log_probs_of(0.1, 0.5, 0.15, 0.25)
+    params = [
+        SamplingParams(temperature=0.5),
+        SamplingParams(top_k=2),
+        SamplingParams(top_p=0.8),
+        SamplingParams(min_p=0.4),
+        SamplingParams(temperature=0),
+        SamplingParams(temperature=0.5, top_p=0.9),
+    ]
+    found = told(log_probs_1W.expand(6, -1), params, [3, 3, 2, 1, 1, 3])
+    squares = 0.1**2 + 0.5**2 + 0.15**2 + 0.25**2
+    expected = [0.25**2 / squares, 0.25 / 0.75, 0.15 / 0.9, 0.5 / 0.75, 1.0, 0.25**2 / (0.5**2 + 0.25**2)]
+    assert torch.tensor([one.log_prob for one in found]).exp().tolist() == pytest.approx(expected, rel=1e-6)
+    kept = [None if one.kept_ids is None else one.kept_ids.tolist() for one in found]
+    assert kept == [None, [1, 3], [1, 2, 3], [1, 3], [1], [1, 3]]
+
+
+def test_what_a_row_was_drawn_from_has_the_same_bits_beside_others():
+    log_probs_BW = torch.randn(30, 41, generator=torch.Generator().manual_seed(5)).log_softmax(-1)
+    kinds = [SamplingParams(temperature=0.7), SamplingParams(top_k=5), SamplingParams(temperature=1.3, top_p=0.9)]
+    drawn = log_probs_BW.argmax(-1).tolist()
+    beside = told(log_probs_BW, kinds * 10, drawn)
+    for row, one in enumerate(beside):
+        (alone,) = told(log_probs_BW[row : row + 1], [kinds[row % 3]], [drawn[row]])
+        assert alone.log_prob == one.log_prob
+        assert alone.kept_ids is one.kept_ids is None or torch.equal(alone.kept_ids, one.kept_ids)

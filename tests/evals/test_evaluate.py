@@ -51,6 +51,7 @@ def test_every_item_is_sampled_graded_and_summarised():
         "majority_at_4": pytest.approx(2 / 3),  # 2 and 6 win where they are right, 5 where it is wrong
         "pass_at_k": {"1": pytest.approx(1 / 3), "2": pytest.approx(np.mean([5 / 6, 1 / 2, 1 / 2])), "4": 1.0},
         "mean_length": pytest.approx(np.mean([5, 6, 7, 8])),
+        "consistency": 1.0,  # no letter is of another language
         "items": 3,
         "by_language": {
             "en": {"pass_at_1": 0.25, "items": 1},
@@ -62,7 +63,7 @@ def test_every_item_is_sampled_graded_and_summarised():
 def test_the_samples_keep_answers_verdicts_and_lengths_in_order():
     evaluation = evaluate(QUESTIONS, complete, grade, samples=2)
     assert evaluation.languages == ("ko", "en", "ko")
-    assert evaluation.samples[1] == (Sample(False, "5", 5), Sample(False, "5", 6))
+    assert evaluation.samples[1] == (Sample(False, "5", 5, 1.0), Sample(False, "5", 6, 1.0))
     assert "majority_at_2" in evaluation.as_dict()
 
 
@@ -82,6 +83,23 @@ def test_the_summary_agrees_with_numpy_on_random_samples():
     assert summary["pass_at_1"] == pytest.approx((drawn == 0).mean())
     assert summary["majority_at_16"] == pytest.approx(right / 50)
     assert summary["mean_length"] == pytest.approx(drawn.mean())
+
+
+def test_consistency_is_the_share_of_letters_in_the_language_of_the_question_of_replies_that_are_known():
+    def reply(prompts, samples):
+        return [[Reply("답은 two", 3), Reply("둘", 1), Reply("", 9)]] * len(prompts)
+
+    summary = evaluate(QUESTIONS[:1], reply, grade, samples=3).as_dict()
+    assert summary["consistency"] == pytest.approx((2 / 5 + 1) / 2)
+    assert Evaluation((None,), ((Sample(True, "2", 1),),)).as_dict()["consistency"] is None
+
+
+def test_items_with_fewer_graded_samples_count_where_they_have_enough():
+    right, wrong = Sample(True, "1", 1), Sample(False, "2", 1)
+    summary = Evaluation(("ko", None), ((right, wrong, wrong, wrong), (right,))).as_dict()
+    assert summary["pass_at_k"] == {"1": pytest.approx(0.625), "2": 0.5, "4": 1.0}
+    assert summary["majority_at_4"] == 0.5
+    assert summary["by_language"] == {"ko": {"pass_at_1": 0.25, "items": 1}}
 
 
 @pytest.mark.parametrize(("items", "samples"), [([], 4), (QUESTIONS, 0)])

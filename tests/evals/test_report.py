@@ -76,3 +76,26 @@ def test_models_measured_differently_leave_gaps_in_the_table():
     assert rows[0] == "| model | pass@1 | 95% interval | majority@16 | majority@4 | ko | zh | length | items |"
     assert rows[2] == "| base | 36.2% | 30.0–42.5% | 68.4% | – | 30.0% | 100.0% | 10.5 | 300 |"
     assert rows[3] == "| gym | 36.2% | 30.0–42.5% | – | 50.0% | – | – | 10.5 | 300 |"
+
+
+def test_the_screen_table_of_a_task_fits_a_hundred_columns_uncut_with_the_hash_of_its_items():
+    task = SUMMARY | {
+        "pass_at_k": {"1": 0.3625, "16": 0.9},
+        "items_sha256": "0123456789abcdef" * 4,
+        "consistency": 0.987,
+        "reward": 0.4125,
+        "reward_ci95": [0.35, 0.48],
+        "clipped_ratio": 0.125,
+        "grader_errors": 0.004,
+    }
+    console = Console(width=100, file=io.StringIO(), record=True)
+    print_table({"before": task, "a_model_whose_name_is_long": task}, console)
+    shown = console.export_text()
+    assert "…" not in shown
+    for cell in ("0.412", "0.35–0.48", "90.0", "98.7", "12.5", "0.4", f"SHA-256 {task['items_sha256']}"):
+        assert cell in shown
+
+
+def test_a_reward_that_is_pass_at_1_is_not_told_twice():
+    rows = evaluation_markdown({"base": SUMMARY | {"reward": SUMMARY["pass_at_1"], "reward_ci95": [0.3, 0.4]}})
+    assert "reward" not in rows.splitlines()[0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from gorae.evals import bootstrap_interval, majority_vote, median_of_seeds, pass_at_k
+from gorae.evals import bootstrap_interval, equal_groups, majority_vote, median_of_seeds, pass_at_k
 
 
 def test_the_interval_agrees_with_the_exact_bootstrap_distribution_of_few_items():
@@ -125,3 +125,46 @@ def test_pass_at_k_is_the_share_of_all_choices_of_k_samples_that_hold_a_correct_
 def test_pass_at_k_of_more_samples_than_there_are_is_refused():
     with pytest.raises(ValueError, match="k=5 samples can not be judged from 4"):
         pass_at_k(4, 2, 5)
+
+
+@pytest.mark.parametrize("chances", [(0.3, 0.7), (0.05, 0.95), (0.2, 0.3, 0.5)])
+@pytest.mark.parametrize(("num_samples", "size"), [(2, 2), (4, 2), (5, 3), (6, 6)])
+def test_the_share_of_equal_groups_is_without_bias_by_enumeration(chances, num_samples, size):
+    expected = 0.0
+    for drawn in itertools.product(range(len(chances)), repeat=num_samples):
+        share, how = equal_groups([list(map(float, drawn))], size)
+        assert how == "counted"
+        expected += share * math.prod(chances[one] for one in drawn)
+    assert expected == pytest.approx(sum(chance**size for chance in chances))
+
+
+def test_rows_with_too_few_samples_do_not_bias_the_share_of_equal_groups():
+    assert equal_groups([[1.0, 1.0, 1.0], [0.0], []], 2) == (1.0, "counted")
+    with pytest.raises(ValueError, match="no row has a reward"):
+        equal_groups([[], []], 2)
+
+
+def test_beyond_the_samples_there_are_more_than_two_rewards_bound_the_share_from_above():
+    chances, bound = (0.2, 0.3, 0.5), 0.0
+    for drawn in itertools.product(range(3), repeat=3):
+        share, how = equal_groups([list(map(float, drawn)), [0.0, 1.0, 2.0]], 5)
+        assert how == "at most"
+        bound += (2 * share - 3 * (1 / 3) ** 5) * math.prod(chances[one] for one in drawn)
+    assert bound > sum(chance**5 for chance in chances)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.4, 0.6), (3.0, 1.0), (0.2, 2.0)])
+def test_beyond_the_samples_there_are_a_beta_distribution_of_difficulty_foretells_equal_groups(a, b):
+    generator = np.random.default_rng(0)
+    chances = generator.beta(a, b, size=16_000)
+    rewards = [[1.0] * right + [0.0] * (8 - right) for right in generator.binomial(8, chances)]
+    share, how = equal_groups(rewards, 32)
+    assert how == "fitted"
+    # The standard error of 16,000 rows is about 0.004.
+    assert share == pytest.approx(np.mean(chances**32 + (1 - chances) ** 32), abs=0.02)
+
+
+def test_rows_all_right_or_all_wrong_are_foretold_to_stay_so():
+    assert equal_groups([[1.0] * 4] * 9, 16)[0] == pytest.approx(1, abs=0.01)
+    assert equal_groups([[1.0] * 4, [0.0] * 4] * 9, 16)[0] == pytest.approx(1, abs=0.01)
+    assert equal_groups([[1.0, 0.0] * 8] * 9, 32)[0] < 0.01

@@ -10,6 +10,7 @@ FINE = {
     "frac_reward_zero_std": 0.3,
     "completions/clipped_ratio": 0.1,
     "entropy": 0.5,
+    "dead_experts": 0.1,
     "grad_norm": 1.0,
 }
 BAD = {
@@ -18,6 +19,7 @@ BAD = {
     "frac_reward_zero_std": 1.0,
     "completions/clipped_ratio": 0.9,
     "entropy": 0.0,
+    "dead_experts": 0.6,
     "grad_norm": 100.0,
 }
 

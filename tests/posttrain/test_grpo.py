@@ -35,7 +35,7 @@ def loss_of(monkeypatch):
 
     def loss_of(log_probs: list[float], sampled: list[float], advantages: list[float], divisor: int):
         log_probs_N = torch.tensor(log_probs, dtype=torch.float64, requires_grad=True)
-        monkeypatch.setattr(grpo, "policy_outputs", lambda network, batch: PolicyOutputs(log_probs_N, 0.5))
+        monkeypatch.setattr(grpo, "policy_outputs", lambda network, batch, **options: PolicyOutputs(log_probs_N, 0.5))
         batch = PolicyBatch(
             torch.zeros(1, 1 + len(log_probs), dtype=torch.long),
             torch.tensor([[0.0] + [1.0] * len(log_probs)]),
@@ -108,9 +108,8 @@ def test_the_gradient_on_the_weights_is_reinforce(model, roll):
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_a_fresh_rollout_is_on_policy_to_the_last_bit(model, roll, temperature):
-    rollouts = roll(SamplingParams(max_tokens=40, ignore_eos=True, temperature=temperature))
+def test_a_fresh_rollout_is_on_policy_to_the_last_bit(model, roll):
+    rollouts = roll(SamplingParams(max_tokens=40, ignore_eos=True))
     batch = policy_batch(rollouts, SETTINGS, pad_id=2)
     with torch.no_grad():
         assert torch.equal(policy_outputs(model.network, batch).log_probs_N, batch.sampled_log_probs_N)
@@ -292,6 +291,8 @@ def test_a_second_update_on_a_batch_is_off_policy_and_its_figures_say_so(config,
         ({"num_updates": 0}, "num_updates=0 must be at least 1"),
         ({"num_refills": -1}, "num_refills=-1 must be at least 0"),
         ({"beta": -0.1}, "beta=-0.1 must be at least 0"),
+        ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        ({"top_p": 1.5}, "top_p=1.5 must lie above 0 and not above 1"),
         ({"save_every": 0}, "save_every=0 must be at least 1"),
         ({"reference_every": 4}, "reference_every=4 must divide save_every=10 or be a multiple of it"),
         ({"reference_every": 15}, "reference_every=15 must divide save_every=10 or be a multiple of it"),
