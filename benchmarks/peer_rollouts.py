@@ -1,4 +1,4 @@
-"""Rollouts of the laptop recipe's model at any commit, as a peer of benchmarks/rl.py.
+"""Rollouts of the laptop recipe's model at any commit, as a peer of benchmarks/rollouts.py.
 
 A turn is groups of replies to equal prompts. Uses only what has been there since the recipe has. Weights are random,
 and no reply ends early, so that every commit does the same work.

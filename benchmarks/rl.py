@@ -1,83 +1,173 @@
-"""Rollouts a second of the laptop recipe, of this checkout beside those of another commit, in exact float32.
+"""Seconds a step of GRPO takes with Gorae and with TRL, on one V3-shaped model in float32, Gorae's in exact mode.
 
-    python benchmarks/rl.py --against 730ba4f
+    python benchmarks/rl.py --json rl.json
 
-The other commit is checked out into a temporary folder, and its kernels are compiled there if it has any. Both run as
-processes of their own and take turns, at least seven times; a turn is a step of reinforcement learning without its
-learning, replies of full length to groups of equal prompts. A ratio above 1 means this checkout is faster. 730ba4f is
-the skeleton, the recipe on plain PyTorch as its evidence was made; 49aa709 is the last commit before compiled kernels.
+`transformers` makes the model, with random weights, and a Hugging Face folder of it is what both sides load. Each runs
+in a process of its own, and they take turns. A turn is a whole step: replies of full length to groups of equal prompts
+(`tokens` each, since neither side lets a reply end early), their rewards and advantages, forward and backward pass,
+AdamW. So both sides read and write equally many tokens, which is checked. The parts are generation, scoring (rewards,
+advantages, the batch) and training. A ratio above 1 means Gorae is faster; printed are the median and the quartiles of
+the pairs. TRL is installed by `pip install -e '.[benchmark]'`; `--alone` does without it.
 """
 
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from grpo_step import Work, words
 from worker import Worker, spread
 
-HERE = Path(__file__).parents[1]
+PARTS = ("generation", "scoring", "training")
+
+_V3: dict[str, Any] = {
+    "num_nextn_predict_layers": 0,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+    "max_position_embeddings": 4096,
+    "routed_scaling_factor": 2.5,
+}
+
+# what transformers' DeepseekV3Config takes
+SHAPES: dict[str, dict[str, Any]] = {
+    # seconds, to see that everything runs
+    "tiny": _V3
+    | {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "moe_intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 16,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+    },
+    "small": _V3
+    | {
+        "vocab_size": 8192,
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "moe_intermediate_size": 192,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "q_lora_rank": 256,
+        "kv_lora_rank": 128,
+        "qk_nope_head_dim": 64,
+        "qk_rope_head_dim": 32,
+        "v_head_dim": 64,
+        "n_routed_experts": 32,
+        "num_experts_per_tok": 4,
+        "n_group": 4,
+        "topk_group": 2,
+    },
+}
 
 
-@contextmanager
-def checked_out(commit: str) -> Iterator[Path]:
-    """A worktree of `commit` while the block runs, with its compiled kernels."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "checkout"
-        git = ["git", "-C", str(HERE), "worktree"]
-        subprocess.run([*git, "add", "--quiet", "--detach", str(place), commit], check=True)
-        try:
-            if (place / "gorae/kernels/native.cc").is_file():
-                command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-                subprocess.run(command, cwd=place, check=True)
-            yield place
-        finally:
-            subprocess.run([*git, "remove", "--force", str(place)], check=True)
+def make_model(folder: Path, shape: str) -> None:
+    """A folder with the model and a tokenizer that fills its vocabulary."""
+    import torch
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    from gorae.text import Tokenizer
+
+    tokenizer = Tokenizer.train([" ".join(words())], vocab_size=SHAPES[shape]["vocab_size"])
+    assert tokenizer.vocab_size == SHAPES[shape]["vocab_size"], "there are too few words"
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    torch.manual_seed(0)
+    DeepseekV3ForCausalLM(DeepseekV3Config(**SHAPES[shape], **ends)).save_pretrained(folder)
+    tokenizer.save(folder)
+
+
+Turn = Mapping[str, float]
+
+
+def seconds_of(turn: Turn) -> dict[str, float]:
+    """The whole step and its parts."""
+    return {"step": sum(turn[part] for part in PARTS)} | {part: turn[part] for part in PARTS}
+
+
+def compare(pairs: Sequence[tuple[Turn, Turn]]) -> dict[str, dict[str, float]]:
+    """Of the step and of each part: both medians in seconds, and how many times ours theirs takes."""
+    told = {}
+    for name in ("step", *PARTS):
+        both = [(seconds_of(ours)[name], seconds_of(theirs)[name]) for ours, theirs in pairs]
+        ratio, low, high = spread([theirs / ours for ours, theirs in both])
+        ours, theirs = map(median, zip(*both, strict=True))
+        told[name] = {"gorae": ours, "trl": theirs, "ratio": ratio, "low": low, "high": high}
+    return told
+
+
+def require_equal_work(ours: Turn, theirs: Turn) -> None:
+    for name in ("prompt_tokens", "reply_tokens"):
+        if ours[name] != theirs[name]:
+            raise SystemExit(f"{name}: {ours[name]} of ours are not {theirs[name]} of TRL's; this is no comparison")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", metavar="COMMIT", help="another commit; without it, this checkout alone")
-    parser.add_argument("--prompts", type=int, default=12, help="of a step (default: 12, as the recipe has)")
-    parser.add_argument("--samples", type=int, default=16, help="replies to a prompt (default: 16)")
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--prompts", type=int, default=8, help="of a step (default: 8)")
+    parser.add_argument("--samples", type=int, default=8, help="replies to a prompt (default: 8)")
+    parser.add_argument("--tokens", type=int, default=128, help="of a reply (default: 128)")
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--alone", action="store_true", help="without TRL")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
-    options = {"threads": args.threads, "prompts": args.prompts, "samples": args.samples}
-    with Worker("peer_rollouts.py", HERE, **options) as ours:
-        if args.against is None:
-            told = {"rollouts_per_second": alone(ours, args.pairs, args.prompts * args.samples)}
-        else:
-            with (
-                checked_out(args.against) as place,
-                Worker("peer_rollouts.py", place, checkout=place, **options) as other,
-            ):
-                told = beside(ours, other, args.pairs, args.prompts * args.samples)
+    work = Work(args.prompts, args.samples, args.tokens)
+    told: dict[str, Any] = {"shape": args.shape, "threads": args.threads} | asdict(work)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        make_model(folder, args.shape)
+        options = {"threads": args.threads, "work": asdict(work), "turns": args.pairs + 1}
+        with Worker("peer_grpo.py", folder, **options) as ours:
+            if args.alone:
+                ours.ask("turn", number=0)  # caches are warm
+                turns = [ours.ask("turn", number=number) for number in range(1, args.pairs + 1)]
+                told["gorae"] = print_alone(turns)
+            else:
+                with Worker("peer_trl.py", folder, **options) as theirs:
+                    told["parts"] = beside(ours, theirs, args.pairs)
     if args.json:
-        args.json.write_text(json.dumps(options | {"against": args.against} | told, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
-def alone(ours: Worker, turns: int, num_rollouts: int) -> float:
-    ours.ask("turn", number=0)  # caches are warm
-    rate = num_rollouts / median(ours.ask("turn", number=number) for number in range(1, turns + 1))
-    print(f"{rate:.1f} rollouts a second")
-    return rate
+def print_alone(turns: Sequence[Turn]) -> dict[str, float]:
+    medians = {name: median(seconds_of(turn)[name] for turn in turns) for name in ("step", *PARTS)}
+    print(", ".join(f"{name} {seconds:.2f} s" for name, seconds in medians.items()))
+    return medians
 
 
-def beside(ours: Worker, other: Worker, pairs: int, num_rollouts: int) -> dict[str, float]:
-    for side in (ours, other):
-        side.ask("turn", number=0)
-    turns = [(ours.ask("turn", number=number), other.ask("turn", number=number)) for number in range(1, pairs + 1)]
-    ratio, low, high = spread([theirs / mine for mine, theirs in turns])
-    mine, theirs = (num_rollouts / median(side) for side in zip(*turns, strict=True))
-    print(f"{mine:.1f} rollouts a second against {theirs:.1f}: {ratio:.2f} times (quartiles {low:.2f} to {high:.2f})")
-    return {"rollouts_per_second": mine, "theirs": theirs, "ratio": ratio, "low": low, "high": high}
+def beside(ours: Worker, theirs: Worker, num_pairs: int) -> dict[str, dict[str, float]]:
+    pairs = []
+    for number in range(num_pairs + 1):  # the first one warms up
+        pairs.append((ours.ask("turn", number=number), theirs.ask("turn", number=number)))
+        require_equal_work(*pairs[-1])
+        steps = [seconds_of(turn) for turn in pairs[-1]]
+        print(
+            f"pair {number}: " + "  ".join(f"{steps[0][name]:.2f} {steps[1][name]:.2f}" for name in steps[0]),
+            flush=True,
+        )
+    told = compare(pairs[1:])
+    print(f"{'seconds':<12} {'gorae':>8} {'trl':>8}  ratio  quartiles")
+    for name, one in told.items():
+        seconds = f"{one['gorae']:>8.2f} {one['trl']:>8.2f}"
+        print(f"{name:<12} {seconds} {one['ratio']:>6.2f}x {one['low']:.2f}-{one['high']:.2f}")
+    return told
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import pytest
 from gorae.checkpoint import save_model
 from gorae.checkpoint.names import Place, copies, places
 from gorae.cli import main
+from gorae.cli.tune import TuneVerbSettings
 from gorae.config import PRESETS, ModelConfig, listing, to_published
 from gorae.model import Network
-from gorae.recipes import LaptopSettings
 from gorae.tasks import Graders, examine
 from gorae.text import Tokenizer
 
@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 ROOMS = {door.parent.name for door in (ROOT / "gorae").glob("*/__init__.py")}
 VERBS = {path.stem for path in (ROOT / "gorae/cli").glob("*.py") if not path.stem.startswith("_")}
 TOP = {path.name for path in ROOT.iterdir()} - {"runs"}  # a run makes runs/
-SETTINGS = {line.split(" = ")[0] for line in listing(LaptopSettings())}
+SETTINGS = {line.split(" = ")[0] for line in listing(TuneVerbSettings())}
 SECTIONS = {key.partition(".")[0] for key in SETTINGS if "." in key}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -204,7 +204,7 @@ def test_every_key_of_a_published_config_has_its_word():
 
 
 def test_every_published_tensor_has_its_word():
-    config = LaptopSettings().teacher
+    config = TuneVerbSettings().teacher
     told = {}
     for _, theirs, ours, *_ in rows(ROOT / "docs/words.md"):
         for layer in range(config.num_layers):

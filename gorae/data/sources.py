@@ -135,6 +135,15 @@ def _read_text(path: Path) -> Iterator[Document]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Document]:
+    for place, row in read_rows(path, '{"text": ...} or {"messages": ...}'):
+        yield _document(row, place)
+
+
+def read_rows(path: Path, form: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield every row of a .jsonl file and its place; `form` is told to who wrote something that is no object.
+
+    Raises ValueError, naming file, line and remedy, for what is empty, not UTF-8 or not JSON.
+    """
     is_empty = True
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -143,7 +152,7 @@ def _read_jsonl(path: Path) -> Iterator[Document]:
                 continue  # a blank line holds no row
             is_empty = False
             place = f"{path}, line {number}"
-            yield _document(_parse_json(text, place), place)
+            yield place, _parse_json(text, place, form)
     if is_empty:
         raise ValueError(f"{path}: the file is empty; fill it, or move it away")
 
@@ -193,7 +202,7 @@ def _decode(data: bytes, path: Path, *, line: int = 1) -> str:
         ) from error
 
 
-def _parse_json(text: str, place: str) -> dict[str, object]:
+def _parse_json(text: str, place: str, form: str) -> dict[str, object]:
     try:
         row = json.loads(text)
     except json.JSONDecodeError as error:
@@ -201,26 +210,25 @@ def _parse_json(text: str, place: str) -> dict[str, object]:
             f"{place}: not valid JSON ({error.msg}, column {error.colno}); fix or remove the line"
         ) from error
     if not isinstance(row, dict):
-        raise ValueError(
-            f'{place}: a {type(row).__name__}, not an object; write {{"text": ...}} or {{"messages": ...}}'
-        )
+        raise ValueError(f"{place}: a {type(row).__name__}, not an object; write {form}")
     return row
 
 
 def _document(row: Mapping[str, object], place: str) -> Document:
     if row.get("messages") is not None:
-        messages = _messages(row["messages"], place)
+        messages = read_messages(row["messages"], place)
         return Document("\n".join(message.content for message in messages), place, messages)
     if row.get("text") is None:
         keys = ", ".join(row) or "nothing"
         raise ValueError(f"{place}: the row holds {keys}; give it a text or messages, or remove it")
-    text = _string(row["text"], "text", place)
+    text = read_string(row["text"], "text", place)
     if not text.strip():
         raise ValueError(f"{place}: text is empty; fill it, or remove the row")
     return Document(text, place)
 
 
-def _messages(value: object, place: str) -> tuple[Message, ...]:
+def read_messages(value: object, place: str) -> tuple[Message, ...]:
+    """Return a conversation in OpenAI's form. Raises ValueError, naming the place and what is wrong."""
     if not isinstance(value, list) or not value:
         raise ValueError(f"{place}: messages must be a list with at least one message; fix or remove the row")
     return tuple(_message(entry, f"{place}, message {index}") for index, entry in enumerate(value))
@@ -232,9 +240,9 @@ def _message(entry: object, place: str) -> Message:
     calls, content = entry.get("tool_calls"), entry.get("content")
     if calls and content is None:  # as OpenAI writes a turn that only calls
         content = ""
-    content = _string(content, "content", place)
+    content = read_string(content, "content", place)
     reasoning, answered = (
-        None if entry.get(key) is None else _string(entry[key], key, place)
+        None if entry.get(key) is None else read_string(entry[key], key, place)
         for key in ("reasoning_content", "tool_call_id")
     )
     called = _calls(calls, place)
@@ -255,15 +263,16 @@ def _calls(value: object, place: str) -> list[tuple[str, str, str]]:
         raise ValueError(f"{place}: tool_calls must be of the form {form}; fix or remove the row")
     return [
         (
-            _string(call.get("id"), "tool_calls.id", place),
-            _string(call["function"].get("name"), "tool_calls.function.name", place),
-            _string(call["function"].get("arguments"), "tool_calls.function.arguments", place),
+            read_string(call.get("id"), "tool_calls.id", place),
+            read_string(call["function"].get("name"), "tool_calls.function.name", place),
+            read_string(call["function"].get("arguments"), "tool_calls.function.arguments", place),
         )
         for call in calls
     ]
 
 
-def _string(value: object, key: str, place: str) -> str:
+def read_string(value: object, key: str, place: str) -> str:
+    """Return a string of a row. Raises ValueError, naming the place, for what is none or no text."""
     if not isinstance(value, str):
         raise ValueError(f"{place}: {key} is a {type(value).__name__}, not a string; fix or remove the row")
     try:

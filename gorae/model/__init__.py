@@ -7,6 +7,7 @@ from gorae.model.network import Features, Network, made_fast
 from gorae.model.pages import PageBook
 from gorae.model.reading import weight_bytes_read
 from gorae.model.repeated import RepeatedPasses
+from gorae.model.tree import shared_tokens
 
 __all__ = [
     "Absorbed",
@@ -20,5 +21,6 @@ __all__ = [
     "absorbed_matrices",
     "made_fast",
     "pages_for",
+    "shared_tokens",
     "weight_bytes_read",
 ]

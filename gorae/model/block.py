@@ -9,6 +9,7 @@ from gorae.model.cache import LayerMemory
 from gorae.model.gqa import GroupedAttention
 from gorae.model.mla import LatentAttention
 from gorae.model.moe import MixtureOfExperts, Replay, SwiGLU
+from gorae.model.tree import Tree
 
 
 class Block(nn.Module):
@@ -28,7 +29,7 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         angles: Tensor,
-        mask_B1TS: Tensor | None,
+        mask_B1TS: Tensor | Tree | None,
         memory: LayerMemory | None = None,
         replay: Replay | None = None,
     ) -> tuple[Tensor, Routing | None]:

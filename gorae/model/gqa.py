@@ -11,6 +11,7 @@ from gorae.kernels import attention, cached_attention, linear, paged_attention, 
 from gorae.model.bias import bias, shifted
 from gorae.model.cache import LayerMemory, own_pages
 from gorae.model.rope import softmax_scale
+from gorae.model.tree import Tree
 
 
 class GroupedAttention(nn.Module):
@@ -32,7 +33,7 @@ class GroupedAttention(nn.Module):
         self.output_bias_D = bias(model, config.output_bias)
 
     def forward(
-        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None, memory: LayerMemory | None = None
+        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | Tree | None, memory: LayerMemory | None = None
     ) -> Tensor:
         config = self.config
         query_BHTK = heads_of(shifted(linear(x_BTD, self.query_HKD), self.query_bias_HK), config.num_heads)
@@ -48,7 +49,7 @@ class GroupedAttention(nn.Module):
         query_BHTK: Tensor,
         key_BJTK: Tensor,
         value_BJTV: Tensor,
-        mask_B1TS: Tensor | None,
+        mask_B1TS: Tensor | Tree | None,
         memory: LayerMemory | None,
     ) -> Tensor:
         """In fast mode keys and values are rounded to the cache's type before they are used, even without a cache."""
@@ -59,6 +60,8 @@ class GroupedAttention(nn.Module):
         if memory is not None:
             return cached_attention(query_BHTK.transpose(1, 2), *memory.extend(key_BJTK, value_BJTV), scale)
         assert mask_B1TS is not None, "whole sequences are looked at through a mask"
+        if isinstance(mask_B1TS, Tree):
+            return mask_B1TS.attend(query_BHTK, key_BJTK, value_BJTV, scale)
         return attention(query_BHTK, key_BJTK, value_BJTV, mask_B1TS, scale).transpose(1, 2)
 
 

@@ -25,6 +25,7 @@ from gorae.kernels import (
 )
 from gorae.model.cache import LayerMemory, own_pages
 from gorae.model.rope import softmax_scale
+from gorae.model.tree import Tree
 
 LATENT_NORM_EPS = 1e-6  # published code normalises latents with this, whatever its rms_norm_eps
 
@@ -53,20 +54,24 @@ class LatentAttention(nn.Module):
         self.output_DHV = nn.Parameter(torch.empty(config.model_dim, heads * config.value_dim))
 
     def forward(
-        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None, memory: LayerMemory | None = None
+        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | Tree | None, memory: LayerMemory | None = None
     ) -> Tensor:
         mixed_BTHV = (
             self.absorbed(x_BTD, angles, memory) if self.is_fast else self.naive(x_BTD, angles, mask_B1TS, memory)
         )
         return linear(mixed_BTHV.flatten(2), self.output_DHV)
 
-    def naive(self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | None, memory: LayerMemory | None) -> Tensor:
+    def naive(
+        self, x_BTD: Tensor, angles: Tensor, mask_B1TS: Tensor | Tree | None, memory: LayerMemory | None
+    ) -> Tensor:
         query_BHTK = torch.cat(self.query(x_BTD, angles), dim=-1)
         key_BHTK, value_BHTV = self.key_value(x_BTD, angles)
         scale = softmax_scale(self.config)
         if memory is not None:
             return cached_attention(query_BHTK.transpose(1, 2), *memory.extend(key_BHTK, value_BHTV), scale)
         assert mask_B1TS is not None, "whole sequences are looked at through a mask"
+        if isinstance(mask_B1TS, Tree):
+            return mask_B1TS.attend(query_BHTK, key_BHTK, value_BHTV, scale)
         return attention(query_BHTK, key_BHTK, value_BHTV, mask_B1TS, scale).transpose(1, 2)
 
     def absorbed(self, x_BTD: Tensor, angles: Tensor, memory: LayerMemory | None) -> Tensor:

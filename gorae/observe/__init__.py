@@ -1,6 +1,6 @@
 """What a run shows and keeps of itself: log lines and progress for people, metrics as numbers, and the bill."""
 
-from gorae.observe.alarms import ALARMS, Alarm, Watch
+from gorae.observe.alarms import ALARMS, Alarm, Watch, rung
 from gorae.observe.bill import Bill, PublishedBill, StageBill, read_published
 from gorae.observe.figures import format_bytes, format_count, format_flops, format_hours, format_seconds, format_usd
 from gorae.observe.ledger import Ledger, Meter, Spent
@@ -43,4 +43,5 @@ __all__ = [
     "read_prices",
     "read_published",
     "replace_text",
+    "rung",
 ]

@@ -62,3 +62,11 @@ class Watch:
     def _rings(self, alarm: Alarm, value: float) -> bool:
         self.bad_steps[alarm] = self.bad_steps[alarm] + 1 if alarm.is_bad(value, self.past[alarm.figure]) else 0
         return self.bad_steps[alarm] >= alarm.steps
+
+
+def rung(metrics: Sequence[Mapping[str, float]]) -> list[str]:
+    """Every alarm that rings over a run's metrics, in words."""
+    watch = Watch()
+    for record in metrics:
+        watch.see(int(record["step"]), record)
+    return [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]

@@ -4,6 +4,15 @@ from gorae.posttrain.advantage import group_advantages
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
 from gorae.posttrain.divergence import forward_kl, reverse_kl, sampled_reverse_kl, top_k_kl
+from gorae.posttrain.dpo import (
+    DpoSettings,
+    Preference,
+    PreferenceBatch,
+    preference_batches,
+    preference_loss,
+    reference_log_probs,
+)
+from gorae.posttrain.episode import Episode, World, sample_episodes
 from gorae.posttrain.esft import expert_shares, relevant_experts
 from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
@@ -14,8 +23,8 @@ from gorae.posttrain.parity import Parity, measure_parity
 from gorae.posttrain.reference import Reference
 from gorae.posttrain.refill import sample_until_live
 from gorae.posttrain.replay import replay_of
-from gorae.posttrain.rollout import Rollout, rollouts_of, sample_groups, sample_rollouts
-from gorae.posttrain.sft import Example, example_batches, training_row
+from gorae.posttrain.rollout import CUT_OFF, Rollout, rollouts_of, sample_groups, sample_rollouts
+from gorae.posttrain.sft import Example, example_batches, example_of, training_row
 from gorae.posttrain.sides import EndpointSide, GoraeSide, Prompt, Side, TransformersSide, widest
 from gorae.posttrain.taught import (
     FeatureCache,
@@ -28,12 +37,15 @@ from gorae.posttrain.taught import (
 
 __all__ = [
     "ALGORITHMS",
+    "CUT_OFF",
     "QUANTILES",
     "Algorithm",
     "Comparison",
     "Correction",
     "Difference",
+    "DpoSettings",
     "EndpointSide",
+    "Episode",
     "Example",
     "FeatureCache",
     "GoraeSide",
@@ -43,14 +55,18 @@ __all__ = [
     "OnPolicySettings",
     "Parity",
     "PolicyBatch",
+    "Preference",
+    "PreferenceBatch",
     "Prompt",
     "Reference",
     "Rollout",
     "Side",
     "TaughtBatch",
     "TransformersSide",
+    "World",
     "compare_layers",
     "example_batches",
+    "example_of",
     "expert_shares",
     "forward_kl",
     "group_advantages",
@@ -65,11 +81,15 @@ __all__ = [
     "on_policy_loss",
     "policy_batch",
     "policy_loss",
+    "preference_batches",
+    "preference_loss",
+    "reference_log_probs",
     "relevant_experts",
     "replay_of",
     "require_same_tokens",
     "reverse_kl",
     "rollouts_of",
+    "sample_episodes",
     "sample_groups",
     "sample_rollouts",
     "sample_until_live",

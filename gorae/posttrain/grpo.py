@@ -28,6 +28,7 @@ KL_ROWS = 32  # enough to see the distance, an eighth of the cost of all rows
 class GrpoSettings:
     """One update a step; a batch of num_prompts x num_samples replies is enough for num_updates steps.
 
+    max_tokens: that a reply may have, or all replies of an episode with tools, which are at most max_turns.
     temperature, top_k, top_p, min_p: what replies are drawn from; ratios are of that, too.
     algorithm: grpo, dapo, dr_grpo, gspo or cispo.
     scale_rewards: "group", "batch", "none", or as the algorithm was "published".
@@ -44,6 +45,7 @@ class GrpoSettings:
     num_prompts: int = 12
     num_samples: int = 16
     max_tokens: int = 52
+    max_turns: int = 8
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -69,7 +71,7 @@ class GrpoSettings:
                 f"num_prompts={self.num_prompts} must be at least 1, and num_samples={self.num_samples} at least 2: "
                 "a reply is compared with its siblings"
             )
-        least = {"save_every": 1, "num_updates": 1, "num_refills": 0, "reference_every": 0, "beta": 0}
+        least = {"max_turns": 1, "save_every": 1, "num_updates": 1, "num_refills": 0, "reference_every": 0, "beta": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {bound}")

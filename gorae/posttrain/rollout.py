@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from gorae.engine import Engine, Output, Routings, SamplingParams
+from gorae.posttrain.episode import Episode
+from gorae.posttrain.seeds import seed_of
 
 CUT_OFF = ("length", "turns")  # finish reasons of a reply that came to no end of its own
 
@@ -62,8 +64,8 @@ def sample_groups(
     is the number of the first of these prompts, where others of the step were sampled before.
     """
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
-    first_seed = seed * 1_000_003 + first * num_samples
-    each = [replace(params, seed=first_seed + place) for place in range(len(repeated))]
+    numbers = range(first * num_samples, first * num_samples + len(repeated))
+    each = [replace(params, seed=seed_of(seed, number)) for number in numbers]
     outputs = engine.generate(repeated, each)
     return [outputs[start : start + num_samples] for start in range(0, len(outputs), num_samples)]
 
@@ -81,6 +83,7 @@ def rollouts_of(
             number,
             o.finish_reason,
             o.routings,
+            is_sampled=o.is_sampled if isinstance(o, Episode) else None,
             kept_ids=None if o.policy is None else [one.kept_ids for one in o.policy],
         )
         for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)

@@ -1,9 +1,10 @@
 """Supervised fine-tuning: conversations whose replies are to be imitated, token for token."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gorae.data import Loader
+from gorae.text import THINK, Message, Tokenizer, parse_reply
 from gorae.train import Batch, pad_batch
 
 
@@ -13,6 +14,29 @@ class Example:
 
     prompt_ids: list[int]
     reply_ids: list[int]
+
+
+def example_of(tokenizer: Tokenizer, messages: Sequence[Message], reply: Message) -> Example:
+    """The prompt that ends with `messages`, as an engine is given it, and what the model is then to emit.
+
+    A reply that thinks within its content, as some data sets have it, is taken apart. Raises ValueError where the
+    model's format has no thinking and the reply has.
+    """
+    chat_format = tokenizer.chat_format
+    if reply.reasoning is None and reply.content.startswith(THINK) and chat_format.thinks != "never":
+        found = parse_reply(reply.content, "free", chat_format)
+        reply = replace(reply, reasoning=found.reasoning, content=found.content)
+    if reply.reasoning is not None and chat_format.thinks == "never":
+        raise ValueError(f"the chat format {chat_format.name} has no place for reasoning; put it into the content")
+    is_asked = chat_format.thinks == "caller" and messages[-1].role == "user"
+    prompt = tokenizer.encode_prompt(messages, mode="think" if is_asked and reply.reasoning is not None else "free")
+    if prompt.mode == "think" and reply.reasoning is None:
+        reply = replace(reply, reasoning="")
+    ids = tokenizer.encode_reply(reply)
+    is_after_tool = messages[-1].role == "tool" and reply.reasoning is None  # where nothing is opened
+    opening = chat_format.opening("direct" if is_after_tool else prompt.mode)
+    held = tokenizer.encode(opening, parse_special=True)
+    return Example(prompt.ids, ids[len(held) :] if ids[: len(held)] == held else ids)
 
 
 def example_batches(examples: Sequence[Example], *, batch_size: int, seed: int, pad_id: int) -> Callable[[int], Batch]:

@@ -1,6 +1,7 @@
 """Whole runs: which stages there are, in what order, and how a killed run goes on."""
 
 from gorae.recipes.evidence import run_evidence
+from gorae.recipes.examples import ExamplesSettings, PreferencesSettings, tune_on_examples, tune_on_preferences
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
 from gorae.recipes.measure import evaluate_folder
 from gorae.recipes.parity import ParityReport, run_parity
@@ -14,9 +15,11 @@ from gorae.recipes.teach import distil_from_logits, distil_on_policy
 __all__ = [
     "STAGES",
     "EvaluateSettings",
+    "ExamplesSettings",
     "LaptopSettings",
     "ParityReport",
     "Peaks",
+    "PreferencesSettings",
     "Run",
     "ServeSettings",
     "Speed",
@@ -38,5 +41,7 @@ __all__ = [
     "serve_model",
     "served_model",
     "set_up_process",
+    "tune_on_examples",
+    "tune_on_preferences",
     "tune_on_task",
 ]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from gorae.config import ModelConfig, forward_flops, training_flops
-from gorae.model import Network
+from gorae.model import Network, shared_tokens
 from gorae.observe import Meter, read_metrics
 from gorae.train import Batch
 
@@ -17,11 +17,26 @@ def sampling_parameters(network: Network) -> Iterator[tuple[str, torch.nn.Parame
     return ((name, parameter) for name, parameter in network.named_parameters() if not name.startswith("mtp."))
 
 
-def count_training(meter: Meter, config: ModelConfig, batch: Batch, *, recomputes: bool = False) -> None:
-    context = batch.token_ids_BT.shape[1] / 2
-    again = forward_flops(config, batch.num_tokens, context=context) if recomputes else 0.0
-    flops = training_flops(config, batch.num_tokens, context=context) + again
-    meter.add(flops=flops, tokens=batch.num_tokens)
+def count_training(meter: Meter, config: ModelConfig, batch: Batch) -> None:
+    meter.add(
+        flops=training_flops(config, batch.num_tokens, context=batch.token_ids_BT.shape[1] / 2), tokens=batch.num_tokens
+    )
+
+
+def count_policy(
+    meter: Meter, config: ModelConfig, batch: Batch, *, read_rows: int | None, recomputes: bool = False
+) -> None:
+    """A step of learning from rollouts, of which `read_rows` rows (None: all) are read by a reference too.
+
+    Where blocks are computed again for the gradient, that is one more pass.
+    """
+    passes = [(training_flops, None), (forward_flops, read_rows)] + [(forward_flops, None)] * recomputes
+    for count, rows in passes:
+        lengths_B = batch.read_lengths[:rows]
+        shared_B = shared_tokens(batch.token_ids_BT[:rows, :-1], lengths_B)
+        num_tokens = int((lengths_B - shared_B).sum())
+        num_seen = int((lengths_B * (lengths_B + 1) - shared_B * (shared_B + 1)).sum()) / 2
+        meter.add(flops=count(config, num_tokens, context=num_seen / num_tokens), tokens=num_tokens)
 
 
 def count_reading(meter: Meter, config: ModelConfig, rows: np.ndarray | torch.Tensor) -> None:

@@ -55,7 +55,7 @@ def take_pace(
     config, context = replace(model.config, num_mtp_modules=0), row_length / 2  # which tuning leaves alone
     return Pace(
         sampling_seconds=seconds,
-        sampled_tokens=sum(len(one.token_ids) for one in outputs),
+        sampled_tokens=sum(len(one.logprobs) for one in outputs),
         sampling_flops=after.flops - before.flops,
         cores=(after.core_seconds - before.core_seconds) / seconds,
         reading_flops_per_second=reading_pace(model, outputs, meter),

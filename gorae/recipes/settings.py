@@ -95,11 +95,15 @@ class DistillSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Sealed items and samples of each; replies are sampled at temperature 1 and top_p 1."""
+    """Sealed items and samples of each; replies are sampled at temperature 1 and top_p 1.
+
+    max_tokens: that a reply may have, or all replies of an episode with tools, which are at most max_turns.
+    """
 
     items: int = 90
     samples: int = 16
     max_tokens: int = 52
+    max_turns: int = 8
 
 
 @dataclass(frozen=True)

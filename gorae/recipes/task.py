@@ -5,9 +5,10 @@ seal → before → rl → after → report
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import mean, variance
 from tempfile import TemporaryDirectory
@@ -21,13 +22,13 @@ from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import Evaluation, Sample, bootstrap_interval, consistency_of, draw_curves, print_table
 from gorae.kernels import choose_device
-from gorae.observe import Bill, Ledger, Meter, Watch, log, read_metrics, read_prices, replace_text
-from gorae.posttrain import GrpoSettings, sample_groups
+from gorae.observe import Bill, Ledger, Meter, log, read_metrics, read_prices, replace_text, rung
+from gorae.posttrain import CUT_OFF, Episode, GrpoSettings, World
 from gorae.recipes.forecast import advise, as_plan, compare, plan, plan_table, take_pace
-from gorae.recipes.reinforce import Questions, reinforce
+from gorae.recipes.reinforce import Questions, reinforce, sample_replies
 from gorae.recipes.run import Run, load_chat_model, set_up_process
 from gorae.recipes.settings import EvaluateSettings
-from gorae.tasks import Graders, Reply, Row, Verdict, earns_full_marks, identity_of
+from gorae.tasks import Environments, Graders, Reply, Row, Scene, Verdict, earns_full_marks, identity_of
 from gorae.text import SCRIPTS, Message, Mode, Tokenizer, language_of, parse_reply
 
 SEALED_SEED = 1 << 40  # rows to measure on are drawn from it, and no run learns from that seed
@@ -97,35 +98,50 @@ def listed(rows: Sequence[Row]) -> dict[str, Any]:
 
 def learn(folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str], settings: TaskSettings) -> None:
     """Reinforcement learning on rows that are not sealed."""
-    wanted, tokenizer = settings.rl, load_tokenizer(settings.model)
+    wanted, tokenizer, tools = settings.rl, load_tokenizer(settings.model), graders.tools()
     assert tokenizer is not None, "a model without a tokenizer could not have been measured before"
 
     def ask(batch: int) -> Questions:
         rows = graders.rows(settings.seed, batch * wanted.most_prompts, wanted.most_prompts, without=sealed)
-        return Questions([messages_of(row) for row in rows], partial(reward, rows=rows))
+        environments = Environments(graders, rows, wanted.num_samples)
+        world = None if tools is None else World(tools, environments.act)
+        return Questions([messages_of(row) for row in rows], partial(reward, environments=environments), world)
 
-    def reward(groups: Sequence[Sequence[Output]], first: int, rows: Sequence[Row]) -> list[list[float | None]]:
-        verdicts = grade(graders, tokenizer, rows[first : first + len(groups)], groups)
+    def reward(groups: Sequence[Sequence[Output]], first: int, environments: Environments) -> list[list[float | None]]:
+        verdicts = grade(environments, tokenizer, groups, first=first)
         if first == 0:  # a refill may be a single prompt
             require_some(verdicts)
         return [[verdict.reward for verdict in group] for group in verdicts]
 
-    reinforce(folder, meter, start=settings.model, ask=ask, wanted=wanted, seed=settings.seed, device=settings.device)
+    reinforce(
+        folder,
+        meter,
+        start=settings.model,
+        ask=ask,
+        wanted=wanted,
+        seed=settings.seed,
+        prefix_cache=tools is not None,
+        device=settings.device,
+    )
 
 
 def grade(
-    graders: Graders, tokenizer: Tokenizer, rows: Sequence[Row], groups: Sequence[Sequence[Output]]
+    environments: Environments, tokenizer: Tokenizer, groups: Sequence[Sequence[Output]], *, first: int = 0
 ) -> list[list[Verdict]]:
-    """A verdict on each reply."""
-    return graders.grade(rows, read_replies(tokenizer, rows, groups))
+    """A verdict on each reply to the rows from the first-th on."""
+    rows = environments.rows[first : first + len(groups)]
+    return environments.graders.grade(rows, read_replies(environments, tokenizer, groups, first=first))
 
 
-def read_replies(tokenizer: Tokenizer, rows: Sequence[Row], groups: Sequence[Sequence[Output]]) -> list[list[Reply]]:
+def read_replies(
+    environments: Environments, tokenizer: Tokenizer, groups: Sequence[Sequence[Output]], *, first: int = 0
+) -> list[list[Reply]]:
     """What graders see of each output."""
+    numbers = count(first * environments.num_samples)
     replies = []
-    for row, group in zip(rows, groups, strict=True):
-        mode = tokenizer.encode_prompt(messages_of(row)).mode
-        replies.append([read_reply(tokenizer, mode, output) for output in group])
+    for place, group in enumerate(groups, start=first):
+        mode = tokenizer.encode_prompt(messages_of(environments.rows[place])).mode
+        replies.append([read_reply(tokenizer, mode, one, partial(environments.scene, next(numbers))) for one in group])
     return replies
 
 
@@ -137,8 +153,12 @@ def require_some(verdicts: Sequence[Sequence[Verdict]]) -> None:
         raise ValueError(f"not one of {len(all_of_them)} replies could be graded; the first: {why}")
 
 
-def read_reply(tokenizer: Tokenizer, mode: Mode, output: Output) -> Reply:
+def read_reply(
+    tokenizer: Tokenizer, mode: Mode, output: Output, scene_of: Callable[[Sequence[Message]], Scene]
+) -> Reply:
     """What graders see of an output to a prompt that led to `mode`; one without a proper end has no content."""
+    if isinstance(output, Episode):
+        return Reply(output.text, output.content, output.token_ids, scene_of(output.turns), output.error)
     read = parse_reply(output.text, mode, tokenizer.chat_format)
     has_ended = read.complete and output.finish_reason == "stop"
     return Reply(output.text, read.content if has_ended else None, output.token_ids)
@@ -185,13 +205,15 @@ def earned(
 ) -> dict[str, Any]:
     """What replies to rows earn, sampled at temperature 1 from fixed seeds."""
     model = load_chat_model(path, device=choose_device(device))
-    engine = Engine(model, prefix_cache=False, count=meter.add)
-    prompts = [model.tokenizer.encode_chat(messages_of(row)) for row in rows]
+    tools, environments = graders.tools(), Environments(graders, rows, wanted.samples)
+    world = None if tools is None else World(tools, environments.act)
+    engine = Engine(model, prefix_cache=world is not None, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens)
     before = meter.spent
-    groups = sample_groups(engine, prompts, num_samples=wanted.samples, params=params, seed=0)
+    options = {"num_samples": wanted.samples, "params": params, "seed": 0}
+    groups = sample_replies(engine, list(map(messages_of, rows)), world, max_turns=wanted.max_turns, **options)
     after, began = meter.spent, monotonic()
-    replies = read_replies(model.tokenizer, rows, groups)
+    replies = read_replies(environments, model.tokenizer, groups)
     verdicts = graders.grade(rows, replies)
     seconds = monotonic() - began
     require_some(verdicts)
@@ -228,14 +250,14 @@ def summarise(
         "reward": mean(means),
         "reward_ci95": list(bootstrap_interval(means)),
         "reward_variance": mean([variance(group) for group in rewards if len(group) > 1] or [0.0]),
-        "mean_length": mean(len(output.token_ids) for output in outputs),
-        "clipped_ratio": mean(output.finish_reason == "length" for output in outputs),
+        "mean_length": mean(len(output.logprobs) for output in outputs),
+        "clipped_ratio": mean(output.finish_reason in CUT_OFF for output in outputs),
         "grader_errors": len(errors) / len(outputs),
         "first_error": errors[0] if errors else None,
         "rewards": rewards,
         "right": right,
-        "lengths": [len(output.token_ids) for output in outputs],
-        "ended_lengths": [len(output.token_ids) for output in outputs if output.finish_reason == "stop"],
+        "lengths": [len(output.logprobs) for output in outputs],
+        "ended_lengths": [len(output.logprobs) for output in outputs if output.finish_reason == "stop"],
     }
 
 
@@ -243,7 +265,7 @@ def as_sample(reply: Reply, output: Output, verdict: Verdict, language: str | No
     """A graded reply, whose content is its answer in a vote."""
     answer = (reply.content or "").strip() or None
     consistency = None if language is None else consistency_of(reply.text, language)
-    return Sample(earns_full_marks(verdict), answer, len(output.token_ids), consistency)
+    return Sample(earns_full_marks(verdict), answer, len(output.logprobs), consistency)
 
 
 def language_of_row(row: Row) -> str | None:
@@ -272,10 +294,7 @@ def report(run: Run[TaskSettings]) -> dict[str, Any]:
     measured = {name: read_summary(run.folder / name) for name in ("before", "after")}
     metrics = read_metrics(run.folder / "rl/metrics.jsonl")
     draw_curves(run.folder, {"rl": metrics}, evaluation={})
-    watch = Watch()
-    for record in metrics:
-        watch.see(int(record["step"]), record)
-    alarms = [f"{alarm.figure}, step {step}: {alarm.told}" for alarm, step in watch.rung.items()]
+    alarms = rung(metrics)
     bill = run.ledger.bill(read_prices())
     planned = plan(measured["before"], run.settings.rl, run.ledger.spent("before"), bill.prices)
     compared = compare(planned, actual(run, metrics, bill))

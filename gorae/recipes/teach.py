@@ -30,6 +30,7 @@ from gorae.posttrain import (
     teacher_features,
     training_row,
 )
+from gorae.recipes.adapt import adapt, learning_parameters, some_examples
 from gorae.recipes.compute import count_training, sampling_parameters
 from gorae.recipes.reinforce import Questions
 from gorae.recipes.run import ChatModel, load_chat_model
@@ -58,13 +59,16 @@ def distil_from_logits(
     """
     model, taught = load_both(start, teacher)
     cache = keep_features(folder, meter, taught, examples)
+    rows = partial(some_examples, examples, seed=seed)
+    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
     trainer = Trainer(
         folder.name,
         model.network,
-        HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
+        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
         schedule or wanted.schedule,
         folder,
         save_every=wanted.save_every,
+        adapter=adapter,
         flops=cache.flops,
     )
     config = replace(model.config, num_mtp_modules=0)
@@ -101,10 +105,10 @@ def distil_on_policy(
     params = SamplingParams(max_tokens=wanted.max_tokens)
 
     def make_batch(step: int) -> OnPolicyBatch:
-        conversations, reward = ask(step)
-        prompts = [model.tokenizer.encode_chat(one) for one in conversations[: wanted.num_prompts]]
+        questions = ask(step)
+        prompts = [model.tokenizer.encode_chat(one) for one in questions.conversations[: wanted.num_prompts]]
         groups = sample_groups(engine, prompts, num_samples=1, params=params, seed=seed * 1_000_000 + step)
-        rollouts = rollouts_of(groups, reward(groups, 0))
+        rollouts = rollouts_of(groups, questions.reward(groups, 0))
         return on_policy_batch(rollouts, taught.network, pad_id=model.tokenizer.pad_id)
 
     config = replace(model.config, num_mtp_modules=0)

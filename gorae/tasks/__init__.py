@@ -1,9 +1,11 @@
 """Problems with checkable answers: what is asked, what counts as right. Knows no model."""
 
 from gorae.tasks.counter import LANGUAGES, Problem, SealedItems, draw_problem, draw_problems, drill
+from gorae.tasks.environment import Scene
 from gorae.tasks.grade import Grade, grade_reply
-from gorae.tasks.grading import GraderError, Graders, Limits, Verdict
+from gorae.tasks.grading import Answer, Environments, Graders, Verdict
 from gorae.tasks.probe import Examination, Finding, earns_full_marks, examine
+from gorae.tasks.process import GraderError, Limits
 from gorae.tasks.read import READY, load_task
 from gorae.tasks.rewards import (
     reward_code,
@@ -29,6 +31,8 @@ from gorae.tasks.task import Reply, Row, Task, identity_of
 __all__ = [
     "LANGUAGES",
     "READY",
+    "Answer",
+    "Environments",
     "Examination",
     "Finding",
     "Grade",
@@ -43,6 +47,7 @@ __all__ = [
     "Row",
     "RunLimits",
     "SandboxError",
+    "Scene",
     "SealedItems",
     "Task",
     "Verdict",

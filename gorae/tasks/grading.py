@@ -1,39 +1,24 @@
 """Graders in processes of their own, with limits of time and memory. An error is an error, never a reward of 0.
 
-Nouns: Graders, the processes that hold a task; a Verdict, what became of one reply. A call gets the replies to one
-prompt; where that fails, each of them alone, and once more: only what fails again is an error. Knows no model.
+Nouns: Graders, the processes that hold a task; a Verdict, what became of one reply; Environments, one for each episode
+of a batch, which live in these processes; an Answer, what one said. A call gets the replies to one prompt; where that
+fails, each of them alone, and once more: only what fails again is an error. An environment whose process ended is begun
+anew elsewhere, and its calls are made again. Knows no model.
 """
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
+from gorae.tasks.environment import Scene
+from gorae.tasks.process import LIMITS, DiedError, GraderError, Limits, Process
 from gorae.tasks.task import Reply, Row
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of one call: seconds on the clock; of one process: bytes of address space, and seconds until it has its task."""
-
-    seconds: float = 10.0
-    memory_bytes: int = 4 << 30
-    seconds_to_start: float = 120.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{name}={value} must be more than 0")
+from gorae.text import Message, Tool
 
 
 @dataclass(frozen=True)
@@ -45,78 +30,38 @@ class Verdict:
     error: str | None = None
 
 
-class GraderError(ValueError):
-    """A task failed to do what it must: to load, to draw rows, to say what is right."""
+@dataclass(frozen=True)
+class Answer:
+    """What an environment said to the calls of a turn, one by one, or in the beginning; or how it failed."""
+
+    texts: Sequence[str] = ()
+    error: str | None = None
 
 
-class _DiedError(Exception):
-    """A process ended, or was ended, before it answered."""
+@dataclass(frozen=True)
+class _Failure:
+    """In place of what was asked for."""
 
-
-class _Process:
-    """One process that holds the task."""
-
-    def __init__(self, source: str, limits: Limits) -> None:
-        self.limits = limits
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gorae.tasks.worker", source, str(theirs.fileno()), str(limits.memory_bytes)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                env=os.environ | {"PYTHONHASHSEED": "0"},  # some families of reasoning-gym draw by it
-                start_new_session=True,  # a signal then reaches whatever it has started
-            )
-        self.connection = Connection(ours.detach())
-        self.deadline = monotonic() + limits.seconds_to_start
-        try:
-            self.answer()
-        except (GraderError, _DiedError) as error:
-            self.end()
-            raise GraderError(f"{source} could not be loaded: {error}") from error
-
-    def begin(self, *request: Any) -> None:
-        self.deadline = monotonic() + self.limits.seconds
-        with suppress(ConnectionError):  # where the process is gone, `answer` finds so
-            self.connection.send(request)
-
-    def answer(self) -> Any:
-        """What it answers in time. Raises GraderError for what the task raised, `_DiedError` if it is gone."""
-        if not self.connection.poll(max(0.0, self.deadline - monotonic())):
-            self.end()
-            raise _DiedError("it took too long and was ended")
-        try:
-            is_well, answer = self.connection.recv()
-        except (EOFError, ConnectionError):
-            self.end()
-            raise _DiedError(f"its process ended with status {self.process.returncode}") from None
-        if not is_well:
-            raise GraderError(answer)
-        return answer
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.connection.close()
+    told: str
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Replies to a row, and which they are of all."""
+    """What is asked about items of a row (replies, scenes), and which they are of all; `home` is a process's number."""
 
+    name: str
     row: Row
-    replies: list[Reply]
-    places: list[int]
+    items: Sequence[Any]
+    places: Sequence[int]
+    home: int | None
     is_last_try: bool = False
 
     def tried_again(self) -> list["_Job"]:
-        """Each reply alone, and a reply alone once more."""
-        if len(self.replies) == 1:
+        """Each item alone, and an item alone once more."""
+        if len(self.items) == 1:
             return [] if self.is_last_try else [replace(self, is_last_try=True)]
-        pairs = zip(self.replies, self.places, strict=True)
-        return [_Job(self.row, [reply], [place]) for reply, place in pairs]
+        pairs = zip(self.items, self.places, strict=True)
+        return [replace(self, items=[item], places=[place]) for item, place in pairs]
 
 
 class Graders:
@@ -125,12 +70,13 @@ class Graders:
     Raises GraderError if the task can not be loaded.
     """
 
-    def __init__(self, source: str, *, num_processes: int = 1, limits: Limits = Limits()) -> None:
+    def __init__(self, source: str, *, num_processes: int = 1, limits: Limits = LIMITS) -> None:
         self.source, self.limits = source, limits
-        self.processes: list[_Process] = []
+        self.processes: list[Process] = []
+        self.groups = count()
         try:
             for _ in range(num_processes):
-                self.processes.append(_Process(source, limits))
+                self.processes.append(Process(source, limits))
         except BaseException:
             self.end()
             raise
@@ -154,34 +100,58 @@ class Graders:
         """How many rows the task has; None if it draws them without end."""
         return self._ask("num_rows")
 
-    def oracle(self, rows: Sequence[Row]) -> list[str]:
-        """The right content of a reply to each row."""
+    def oracle(self, rows: Sequence[Row]) -> list[Any]:
+        """The right content of a reply to each row, or behind calls a list of them and of that content."""
         return self._ask("oracle", rows)
+
+    def tools(self) -> list[Tool] | None:
+        """What a model may call; None if the task has no environment."""
+        return self._ask("tools")
 
     def grade(self, rows: Sequence[Row], groups: Sequence[Sequence[Reply]]) -> list[list[Verdict]]:
         """A verdict on each reply of each group, the replies to one row."""
+        whole = [[reply for reply in group if reply.error is None] for group in groups]
+        homes = [next((reply.scene.number[0] for reply in group if reply.scene), None) for group in whole]
+        found = [iter(group) for group in self.work("reward", rows, whole, homes)]
+        return [
+            [Verdict(None, error=reply.error) if reply.error else _verdict(next(given)) for reply in group]
+            for group, given in zip(groups, found, strict=True)
+        ]
+
+    def work(
+        self, name: str, rows: Sequence[Row], groups: Sequence[Sequence[Any]], homes: Sequence[int | None]
+    ) -> list[list[Any]]:
+        """What the processes answer about each item of each group, or a `_Failure`."""
         numbers = count()
         places = [[next(numbers) for _ in group] for group in groups]
-        jobs = zip(rows, groups, places, strict=True)
-        waiting = deque(_Job(row, list(group), at) for row, group, at in jobs if group)
-        verdicts: dict[int, Verdict] = {}
+        jobs = zip(rows, groups, places, homes, strict=True)
+        waiting = deque(
+            _Job(name, row, group, at, None if home is None else home % len(self.processes))
+            for row, group, at, home in jobs
+            if group
+        )
+        found: dict[int, Any] = {}
         idle = list(range(len(self.processes)))
         busy: dict[int, _Job] = {}
         while waiting or busy:
-            while waiting and idle:
-                job = busy[number := idle.pop()] = waiting.popleft()
-                self.processes[number].begin("reward", [job.row] * len(job.replies), job.replies)
+            for job in [waiting.popleft() for _ in range(len(waiting))]:
+                number = next((one for one in idle if job.home in (None, one)), None)
+                if number is None:
+                    waiting.append(job)
+                    continue
+                idle.remove(number)
+                busy[number] = job
+                self.processes[number].begin(job.name, [job.row] * len(job.items), job.items)
             for number in self._ready(busy):
                 job = busy.pop(number)
                 try:
-                    found = self._answer(number)
-                    verdicts.update((at, Verdict(*one)) for at, one in zip(job.places, found, strict=True))
-                except (GraderError, _DiedError) as error:
+                    found.update(zip(job.places, self._answer(number), strict=True))
+                except (GraderError, DiedError) as error:
                     again = job.tried_again()
                     waiting.extend(again)
-                    verdicts.update((at, Verdict(None, error=str(error))) for at in job.places if not again)
+                    found.update((at, _Failure(str(error))) for at in job.places if not again)
                 idle.append(number)
-        return [[verdicts[place] for place in group] for group in places]
+        return [[found[place] for place in group] for group in places]
 
     def _ready(self, busy: Iterable[int]) -> list[int]:
         """The processes that have answered or are late; waits for the first."""
@@ -195,13 +165,45 @@ class Graders:
         self.processes[0].begin(*request)
         try:
             return self._answer(0)
-        except _DiedError as error:
+        except DiedError as error:
             raise GraderError(f"{self.source} was asked for {request[0]}: {error}") from error
 
     def _answer(self, number: int) -> Any:
         """What a process answers; another takes the place of one that died."""
         try:
             return self.processes[number].answer()
-        except _DiedError:
-            self.processes[number] = _Process(self.source, self.limits)
+        except DiedError:
+            self.processes[number] = Process(self.source, self.limits)
             raise
+
+
+class Environments:
+    """An environment for each of `num_samples` episodes about each row; number n is about row n // num_samples."""
+
+    def __init__(self, graders: Graders, rows: Sequence[Row], num_samples: int) -> None:
+        self.graders, self.rows, self.num_samples = graders, rows, num_samples
+        self.groups = [next(graders.groups) for _ in rows]
+        self.said: dict[int, list[str]] = {}
+
+    def scene(self, number: int, turns: Sequence[Message]) -> Scene:
+        group, sample = divmod(number, self.num_samples)
+        return Scene((self.groups[group], sample), turns, self.said.get(number, ()))
+
+    def act(self, asked: Sequence[tuple[int, Sequence[Message]]]) -> list[Answer]:
+        """What environments say next, by their numbers: to episodes without turns the beginning, then to the calls."""
+        scenes = [self.scene(number, turns) for number, turns in asked]
+        rows = [self.rows[number // self.num_samples] for number, _ in asked]
+        homes = [scene.number[0] for scene in scenes]
+        found = self.graders.work("act", rows, [[scene] for scene in scenes], homes)
+        answers = []
+        for (number, _), scene, (said,) in zip(asked, scenes, found, strict=True):
+            if isinstance(said, _Failure):
+                answers.append(Answer(error=said.told))
+            else:
+                self.said[number] = said
+                answers.append(Answer(said[len(scene.said) :]))
+        return answers
+
+
+def _verdict(given: Any) -> Verdict:
+    return Verdict(None, error=given.told) if isinstance(given, _Failure) else Verdict(*given)

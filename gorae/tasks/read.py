@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from gorae.tasks.environment import awaited, tools_of
 from gorae.tasks.suites import Form, form_of, told_forms
 from gorae.tasks.task import RewardFunction, Row, Task
 
@@ -26,7 +27,8 @@ def load_task(source: str) -> Task:
     """The task in a file, the name of one in `ready`, or `reasoning_gym:FAMILY:setting=value,...`.
 
     A Python file has `rows`, a list or a function of a seed, and functions whose names begin with `reward`; also
-    `reward_weights`, a dictionary (default: 1 each), and `oracle(row)`, the right answer (default: the row's `answer`).
+    `reward_weights`, a dictionary (default: 1 each), and `oracle(row)`, the right answer (default: the row's `answer`);
+    and maybe `environment_factory`, whose environments have tools to call, and rewards if they have `get_reward`.
     Lines of JSON have `prompt` and `answer`, and a reply's content must be the answer; or they are of a public suite
     that suites.py knows, and are judged as its answers are.
 
@@ -47,13 +49,24 @@ def _python(path: Path) -> Task:
     sys.path.insert(0, str(path.parent.resolve()))  # what lies beside it can be imported
     names = runpy.run_path(str(path))
     rewards = {name: found for name, found in names.items() if name.startswith("reward") and callable(found)}
+    factory = names.get("environment_factory")
+    environment = None if factory is None else factory()
+    if hasattr(environment, "get_reward"):
+        rewards["get_reward"] = reward_of_environment
+    if factory is not None and not callable(getattr(environment, "reset", None)):
+        raise ValueError(f"the environments of {path} have no method reset; it begins an episode")
     missing = [wanted for wanted, found in (("rows", names.get("rows")), ("a function reward", rewards)) if not found]
     if missing:
         raise ValueError(f"{path} has no {' and no '.join(missing)}; a task has rows and reward functions")
     weights = dict.fromkeys(rewards, 1.0) | names.get("reward_weights", {})
     if unknown := weights.keys() - rewards.keys():
         raise ValueError(f"reward_weights of {path} name {', '.join(sorted(unknown))}; it has {', '.join(rewards)}")
-    return Task(path.stem, names["rows"], rewards, weights, names.get("oracle", answer_of))
+    tools = () if factory is None else tools_of(environment)
+    return Task(path.stem, names["rows"], rewards, weights, names.get("oracle", answer_of), factory, tools)
+
+
+def reward_of_environment(environments: Sequence[Any]) -> list[float | None]:
+    return [awaited(environment.get_reward()) for environment in environments]
 
 
 def _lines(path: Path) -> Task:

@@ -1,6 +1,6 @@
-"""A process that holds a task and does what it is told through a socket: draw rows, reward replies.
+"""A process that holds a task and does what it is told through a socket: draw rows, play episodes, reward replies.
 
-Started by grading.py as `python -m gorae.tasks.worker SOURCE SOCKET BYTES`. What the task prints goes to stderr.
+Started by process.py as `python -m gorae.tasks.worker SOURCE SOCKET BYTES`. What the task prints goes to stderr.
 """
 
 import ctypes
@@ -14,18 +14,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from gorae.tasks.environment import Play, Scene
 from gorae.tasks.read import load_task
 from gorae.tasks.task import Reply, Row, Task, identity_of
+from gorae.text import Tool, ToolCall
 
 _PR_SET_PDEATHSIG = 1
 _MOST_REFUSED = 10_000
 
 
 class Desk:
-    """A task and how far its rows have been drawn."""
+    """A task, how far its rows have been drawn, and the environments of episodes that are being played."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.plays: dict[tuple[int, int], Play] = {}
         self.left: tuple[tuple[int, frozenset[str], int], Iterator[Row]] | None = None
 
     def rows(self, seed: int, first: int, count: int, without: frozenset[str]) -> list[Row]:
@@ -55,12 +58,33 @@ class Desk:
         """How many there are; None if they have no end."""
         return None if callable(self.task.rows) else len(self.task.rows)
 
-    def oracle(self, rows: Sequence[Row]) -> list[str]:
+    def oracle(self, rows: Sequence[Row]) -> list[Any]:
         return [self.task.oracle(row) for row in rows]
 
+    def tools(self) -> list[Tool] | None:
+        """What may be called; None where there is no environment."""
+        return None if self.task.environment_factory is None else list(self.task.tools)
+
+    def act(self, rows: Sequence[Row], scenes: Sequence[Scene]) -> list[list[str]]:
+        """What the environments of scenes have said, now that all calls of their turns are made."""
+        plays = [self._play(row, scene, scene.calls) for row, scene in zip(rows, scenes, strict=True)]
+        self.plays.update(zip((scene.number for scene in scenes), plays, strict=True))
+        return [play.said for play in plays]
+
+    def _play(self, row: Row, scene: Scene, calls: Sequence[ToolCall]) -> Play:
+        """The environment after these calls; where this process has none it is begun anew. What raises is let go."""
+        play = self.plays.pop(scene.number, None)
+        if play is None:
+            assert self.task.environment_factory is not None, "a task without environments has no scenes"
+            play = Play(self.task.environment_factory(), row)
+        play.go_on(calls, scene.said)
+        return play
+
     def reward(self, rows: Sequence[Row], replies: Sequence[Reply]) -> list[tuple[float | None, dict[str, Any]]]:
-        """The total of each reply, and what each function gave."""
-        return [(self.task.total(each), each) for each in self.task.reward(rows, replies)]
+        """The total of each reply, and what each function gave; the episodes they end are over."""
+        scenes = [(row, reply.scene) for row, reply in zip(rows, replies, strict=True) if reply.scene is not None]
+        environments = [self._play(row, scene, scene.answered).environment for row, scene in scenes]
+        return [(self.task.total(each), each) for each in self.task.reward(rows, replies, environments)]
 
 
 def bind(most_bytes: int) -> None:

@@ -20,8 +20,9 @@ from gorae.text.messages import (
     Role,
     Tool,
     ToolCall,
+    check_conversation,
 )
-from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_reply, possible_start
+from gorae.text.parse import Delta, Reply, ReplyParser, ToolCallDelta, parse_after_results, parse_reply, possible_start
 from gorae.text.scripts import SCRIPTS, language_of, share_of_language
 from gorae.text.template import CHAT_TEMPLATE
 from gorae.text.tokenizer import Prompt, SpecialTokens, StreamDecoder, Tokenizer
@@ -59,7 +60,9 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolFormat",
+    "check_conversation",
     "language_of",
+    "parse_after_results",
     "parse_reply",
     "possible_start",
     "read_conversation",

@@ -7,6 +7,7 @@ system's text and stays in it.
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 
 from gorae.text.formats import OUTPUT_BEGIN, OUTPUT_END, OUTPUTS_BEGIN, OUTPUTS_END, TOOL_TOKENS, ChatFormat
 from gorae.text.guard import Guard
@@ -58,24 +59,20 @@ def write_conversation(
     if tools and chat_format.tools is not None:
         parts += chat_format.tools.write_tools(tools)
     last_role = "system"
-    for message in in_call_order(messages):
-        if last_role == "tool" and message.role != "tool":
-            parts.append((_outputs_end(chat_format), True))
-        if message.role == "user":
-            parts += [(USER, True), (message.content, False)]
-        elif message.role == "assistant":
+    for role, turns in groupby(in_call_order(messages), key=lambda message: message.role):
+        if role == "tool" and chat_format.tools is not None:
+            parts += chat_format.tools.write_results([message.content for message in turns])
+        elif role == "user":
+            parts += [part for message in turns for part in ((USER, True), (message.content, False))]
+        elif role == "assistant":
+            (message,) = turns
             written = reply_parts(None, message.content, message.tool_calls, chat_format)
             if last_role == "user":
                 parts.append((ASSISTANT, True))
             elif written[:1] == [(chat_format.direct_opening, True)]:
                 del written[0]  # after a tool's result nothing is opened
             parts += [*written, (EOS, True)]
-        elif message.role == "tool" and chat_format.tools is not None:
-            before = chat_format.tools.separator if last_role == "tool" else chat_format.tools.outputs_begin
-            parts += [(before + OUTPUT_BEGIN, True), (message.content, False), (OUTPUT_END, True)]
-        last_role = message.role
-    if last_role == "tool":
-        parts.append((_outputs_end(chat_format), True))
+        last_role = role
     return [part for part in parts if part[0]]
 
 
@@ -127,7 +124,3 @@ def _check_writable(messages: Sequence[Message], chat_format: ChatFormat, tools:
                 f"message {index} has role assistant and follows {before}; in {chat_format.name} a reply follows a "
                 "user's message or a tool's result"
             )
-
-
-def _outputs_end(chat_format: ChatFormat) -> str:
-    return chat_format.tools.outputs_end if chat_format.tools else ""

@@ -59,6 +59,14 @@ class ToolFormat:
             ]
         return [*parts, (CALLS_END, True)]
 
+    def write_results(self, results: Sequence[str]) -> list[Part]:
+        """Return the results of a reply's calls, in their order, as parts; the model goes on right behind them."""
+        parts: list[Part] = []
+        for place, result in enumerate(results):
+            before = self.separator if place else self.outputs_begin
+            parts += [(before + OUTPUT_BEGIN, True), (result, False), (OUTPUT_END, True)]
+        return [*parts, (self.outputs_end, True)]
+
     def write_tools(self, tools: Sequence[Tool]) -> list[Part]:
         """Return what the system's text ends with where tools may be called, in parts."""
         listed = "".join(

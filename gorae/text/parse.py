@@ -222,6 +222,11 @@ def parse_reply(text: str, mode: Mode = "free", chat_format: ChatFormat = GORAE)
     return Reply(reasoning, whole.content, is_exact and not has_stray_tag and has_answer, calls)
 
 
+def parse_after_results(text: str, chat_format: ChatFormat = GORAE) -> Reply:
+    """Take a reply to tool results apart: nothing was opened for it, so what does not open thinking is an answer."""
+    return parse_reply(text, "free" if text.startswith((THINK, END_THINK)) else "direct", chat_format)
+
+
 def reply_parts(
     reasoning: str | None, content: str, calls: Sequence[ToolCall] = (), chat_format: ChatFormat = GORAE
 ) -> list[Part]:

@@ -230,6 +230,17 @@ class Tokenizer:
         """Return the ids of `encode_prompt`; in our format they end with `<｜Assistant｜>` and what `mode` adds."""
         return self.encode_prompt(messages, tools=tools, mode=mode).ids
 
+    def encode_results(self, results: Sequence[str]) -> list[int]:
+        """Return what follows the token that ended a reply with tool calls: their results, in the order of the calls.
+
+        Behind all ids so far, as they were sampled, it makes the prompt of the next reply, which `parse_after_results`
+        reads. Nothing is encoded again, and that makes no difference: no text is ever encoded across the control token
+        that ended the reply. Raises ValueError where replies have no tool calls.
+        """
+        if self.chat_format.tools is None:
+            raise ValueError(f"the format {self.chat_format.name} has no tools; there are no calls to give results of")
+        return self._encode_joined(self.chat_format.tools.write_results(results))
+
     def encode_conversation(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> list[int]:
         """Return a conversation in a built-in format, its last reply closed by EOS."""
         return self._encode_joined(self._begun(write_conversation(messages, self.chat_format, tools=tools)))

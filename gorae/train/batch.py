@@ -24,6 +24,12 @@ class Batch:
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: one.to(device) for name, one in held.items() if isinstance(one, Tensor)})
 
+    @property
+    def read_lengths(self) -> Tensor:
+        """How many tokens of each row have to be read: all before the last one that carries weight."""
+        is_target_BT = self.weights_BT[:, 1:] != 0
+        return (is_target_BT * torch.arange(1, self.weights_BT.shape[1], device=is_target_BT.device)).amax(1)
+
 
 def pad_batch(rows: Sequence[tuple[Sequence[int], Sequence[float]]], pad_id: int) -> Batch:
     """A batch from (token ids, weights) pairs of any lengths."""

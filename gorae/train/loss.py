@@ -125,7 +125,8 @@ def policy_outputs(
     Both are of what the tokens were drawn from; `replay` has the ways they are to take.
     """
     chosen = batch.weights_BT[:, 1:] != 0
-    features = network(batch.token_ids_BT[:, :-1], replay=replay)
+    ids_BT = batch.token_ids_BT[:, :-1]
+    features = network(ids_BT, replay=replay) if replay else network.read_rows(ids_BT, batch.read_lengths)
     targets_N = batch.token_ids_BT[:, 1:][chosen]
 
     def score(hidden_ND: Tensor, rows: slice) -> tuple[Tensor, Tensor]:

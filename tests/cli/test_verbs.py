@@ -11,6 +11,7 @@ import pytest
 import gorae.cli
 from gorae.cli import _stages, main
 from gorae.client import ClientError, Delta
+from gorae.recipes import LaptopSettings
 
 VERBS = ("run", "prepare", "train", "tune", "distill", "evaluate", "convert", "inspect", "serve", "chat", "doctor")
 VERBS += ("bench", "parity", "tasks")
@@ -88,6 +89,7 @@ def test_the_verbs_of_stages_go_as_far_as_their_name_says(calls, tmp_path, verb,
     assert main([verb, "--out", str(tmp_path), "--seed", "5", "--data", "notes"]) == 0
     (opened, folder, settings, _), (made, run, named) = calls
     assert (opened, folder, settings.seed, settings.data) == ("open", tmp_path, 5, Path("notes"))
+    assert type(settings) is LaptopSettings, "the run folder of every verb holds the same settings"
     assert (made, run, named) == ("make_models", "the run", {"until": until})
 
 
@@ -257,18 +259,40 @@ def test_tune_with_a_task_and_a_model_learns_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("option", "function", "words", "section"),
     [
-        (["--task", "mine.py"], "--task and --model go together"),
-        (["--model", "some/model"], "--task and --model go together"),
-        (["--plan"], "--task and --model go together"),
-        (
-            ["--task", "mine.py", "--model", "m", "--cold_start.steps", "3"],
-            "--cold_start.steps says nothing about a task",
-        ),
+        ("examples", "tune_on_examples", ["--sft.steps", "7", "--sft.adapter.rank", "3"], "sft"),
+        ("preferences", "tune_on_preferences", ["--dpo.steps", "7", "--dpo.adapter.rank", "3"], "dpo"),
     ],
 )
-def test_tune_refuses_what_does_not_belong_to_a_task(words, told, capsys):
+def test_tune_with_rows_and_a_model_learns_from_them(monkeypatch, option, function, words, section):
+    noted = []
+    monkeypatch.setattr(import_module("gorae.cli.tune"), function, lambda *given: noted.append(given) or {"alarms": []})
+    assert main(["tune", f"--{option}", "some/mine.jsonl", "--model", "some/model", "--seed", "3", *words]) == 0
+    ((folder, settings),) = noted
+    assert folder == Path("runs/mine")
+    assert (getattr(settings, option), settings.model, settings.seed) == (
+        Path("some/mine.jsonl"),
+        Path("some/model"),
+        3,
+    )
+    assert (getattr(settings, section).steps, getattr(settings, section).adapter.rank) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--task", "mine.py"], "--model goes together with one of --task, --examples and --preferences"),
+        (["--plan"], "--model goes together with one of --task, --examples and --preferences"),
+        (["--examples", "a.jsonl", "--model", "m", "--plan"], "--plan is for a task"),
+        (["--model", "m"], "--model goes together with one of --task, --examples and --preferences"),
+        (["--model", "m", "--examples", "a.jsonl", "--preferences", "b.jsonl"], "--model goes together with one of"),
+        (["--task", "t.py", "--model", "m", "--cold_start.steps", "3"], "--cold_start.steps says nothing about a run"),
+        (["--examples", "a.jsonl", "--model", "m", "--dpo.beta", "3"], "--dpo.beta says nothing about a run with --ex"),
+        (["--sft.steps", "3"], "--sft.steps says nothing about the laptop recipe"),
+    ],
+)
+def test_tune_refuses_what_does_not_belong_together(words, told, capsys):
     assert main(["tune", *words]) == 2
     assert told in capsys.readouterr().err
 

@@ -40,6 +40,16 @@ def test_training_is_billed_for_every_token_computed_padding_too(settings, meter
     assert meter.spent.flops == pytest.approx(training_flops(settings.student, 120, context=20))
 
 
+def test_learning_from_rollouts_is_billed_for_every_token_once(settings, meter):
+    """A prompt of 8 tokens, two replies of 3, whose last tokens are read by none; a reference reads one row."""
+    ids_BT = torch.tensor([[*range(8), 20, 21, 22], [*range(8), 30, 31, 32]])
+    weights_BT = torch.tensor([[0.0] * 8 + [1.0] * 3] * 2)
+    compute.count_policy(meter, settings.student, Batch(ids_BT, weights_BT), read_rows=1)
+    assert meter.spent.tokens == 12 + 10
+    flops = training_flops(settings.student, 12, context=(55 + 9 + 10) / 12)
+    assert meter.spent.flops == pytest.approx(flops + forward_flops(settings.student, 10, context=5.5))
+
+
 def test_reading_is_billed_as_a_forward_pass(settings, meter):
     compute.count_reading(meter, settings.student, torch.zeros(3, 40))
     assert meter.spent.tokens == 120

@@ -2,7 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gorae.text import END_THINK, R1, THINK, TOOL_TOKENS, V3, V3_1, Delta, Reply, ReplyParser, ToolCall, parse_reply
+from gorae.text import (
+    END_THINK,
+    R1,
+    THINK,
+    TOOL_TOKENS,
+    V3,
+    V3_1,
+    Delta,
+    Reply,
+    ReplyParser,
+    ToolCall,
+    parse_after_results,
+    parse_reply,
+)
 from gorae.text.formats import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, TOOL_SEP
 
 V3_HEAD = f"{CALLS_BEGIN}{CALL_BEGIN}function{TOOL_SEP}"
@@ -87,3 +100,19 @@ def streamed(pieces, mode, chat_format):
     parser = ReplyParser(mode, chat_format)
     deltas = [*map(parser.feed, pieces), parser.finish()]
     return sum(deltas, Delta())
+
+
+@pytest.mark.parametrize(
+    ("text", "chat_format", "reply"),
+    [
+        ("Five.", V3, Reply(None, "Five.", True)),
+        ("Five.", R1, Reply(None, "Five.", True)),
+        ("Five.", V3_1, Reply(None, "Five.", True)),
+        (f"{END_THINK}Five.", V3_1, Reply(None, "Five.", True)),
+        (f"{THINK}2 + 3{END_THINK}Five.", V3_1, Reply("2 + 3", "Five.", True)),
+        (f"{THINK}\n2 + 3\n{END_THINK}\n\nFive.", R1, Reply("2 + 3", "Five.", True)),
+        (f"{CALLS_BEGIN}{V3_1_CALL}{CALLS_END}", V3_1, Reply(None, "", True, (CALL,))),
+    ],
+)
+def test_a_reply_to_results_is_whole_whether_it_opens_thinking_or_nothing(text, chat_format, reply):
+    assert parse_after_results(text, chat_format) == reply
