@@ -21,13 +21,18 @@ SAVE_SECONDS = 2.0  # between two saves of an open meter: the most that a kill c
 
 @dataclass(frozen=True)
 class Spent:
-    """What the attempts at one stage have taken together."""
+    """What the attempts at one stage have taken together.
+
+    usd: what others were paid for answers; unpriced_tokens: of answers whose price is not known, so neither is the sum.
+    """
 
     flops: float = 0.0
     tokens: int = 0
     core_seconds: float = 0.0
     wall_seconds: float = 0.0
     attempts: int = 0
+    usd: float = 0.0
+    unpriced_tokens: int = 0
 
     def __add__(self, other: "Spent") -> "Spent":
         mine, theirs = asdict(self), asdict(other)
@@ -72,6 +77,7 @@ class Meter:
         self.stage = stage
         self._ledger = ledger
         self._flops, self._tokens = 0.0, 0
+        self._usd, self._unpriced_tokens = 0.0, 0
         self._lock = threading.Lock()
         self._finished = threading.Event()
 
@@ -80,6 +86,13 @@ class Meter:
         with self._lock:
             self._flops += round(flops)  # whole numbers, whose sum is the same in any order
             self._tokens += tokens
+
+    def pay(self, tokens: int, usd: float | None) -> None:
+        """Count tokens that others computed, and what they were paid; None where that is not known."""
+        with self._lock:
+            self._tokens += tokens
+            self._usd += usd or 0.0
+            self._unpriced_tokens += tokens if usd is None else 0
 
     @property
     def flops(self) -> float:
@@ -91,9 +104,10 @@ class Meter:
         """What this attempt and those before it have taken."""
         with self._lock:
             flops, tokens = self._flops, self._tokens
+            paid = {"usd": self._usd, "unpriced_tokens": self._unpriced_tokens}
         core_seconds = _core_seconds() - self._core_seconds_before
         wall_seconds = time.monotonic() - self._started
-        return self._before + Spent(flops, tokens, core_seconds, wall_seconds, attempts=1)
+        return self._before + Spent(flops, tokens, core_seconds, wall_seconds, attempts=1, **paid)
 
     def __enter__(self) -> Self:
         other = self._ledger._open
@@ -130,7 +144,7 @@ def _price(name: str, spent: Spent, *, prices: PriceTable) -> StageBill:
         tokens=spent.tokens,
         core_hours=core_hours,
         wall_seconds=spent.wall_seconds,
-        usd=core_hours * prices["vcpu"].usd_per_hour,
+        usd=None if spent.unpriced_tokens else core_hours * prices["vcpu"].usd_per_hour + spent.usd,
         attempts=spent.attempts,
     )
 

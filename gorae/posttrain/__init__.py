@@ -34,12 +34,16 @@ from gorae.posttrain.taught import (
     taught_batches,
     teacher_features,
 )
+from gorae.posttrain.teacher import ApiSettings, ApiTeacher, ModelTeacher, Teacher
+from gorae.posttrain.trace import Trace, as_sampled, retold
 
 __all__ = [
     "ALGORITHMS",
     "CUT_OFF",
     "QUANTILES",
     "Algorithm",
+    "ApiSettings",
+    "ApiTeacher",
     "Comparison",
     "Correction",
     "Difference",
@@ -51,6 +55,7 @@ __all__ = [
     "GoraeSide",
     "GrpoSettings",
     "Mismatch",
+    "ModelTeacher",
     "OnPolicyBatch",
     "OnPolicySettings",
     "Parity",
@@ -62,8 +67,11 @@ __all__ = [
     "Rollout",
     "Side",
     "TaughtBatch",
+    "Teacher",
+    "Trace",
     "TransformersSide",
     "World",
+    "as_sampled",
     "compare_layers",
     "example_batches",
     "example_of",
@@ -87,6 +95,7 @@ __all__ = [
     "relevant_experts",
     "replay_of",
     "require_same_tokens",
+    "retold",
     "reverse_kl",
     "rollouts_of",
     "sample_episodes",

@@ -17,7 +17,7 @@ from gorae.posttrain.grpo import divergence
 from gorae.posttrain.rollout import CUT_OFF, Rollout
 from gorae.posttrain.sft import training_row
 from gorae.posttrain.taught import TaughtBatch, both_log_probs, teacher_features
-from gorae.train import Batch, Loss, OptimizerSettings, Schedule, pad_batch
+from gorae.train import AdapterSettings, Batch, Loss, OptimizerSettings, Schedule, pad_batch
 
 ESTIMATORS = ("full", "sampled")
 
@@ -26,18 +26,21 @@ ESTIMATORS = ("full", "sampled")
 class OnPolicySettings:
     """One update a step, on a reply to each of num_prompts prompts, sampled at temperature 1.
 
+    max_turns: of an episode, where the task has tools.
     estimator: full, of the whole vocabulary at each token, or sampled, of the token that was sampled alone.
     """
 
     steps: int = 100
     num_prompts: int = 64
     max_tokens: int = 52
+    max_turns: int = 8
     estimator: str = "full"
     optimizer: OptimizerSettings = OptimizerSettings(lr=2e-3, matrix_lr=None)
+    adapter: AdapterSettings = AdapterSettings()
     save_every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("num_prompts", "max_tokens", "save_every"):
+        for name in ("num_prompts", "max_tokens", "max_turns", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.estimator not in ESTIMATORS:

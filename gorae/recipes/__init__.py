@@ -1,5 +1,6 @@
 """Whole runs: which stages there are, in what order, and how a killed run goes on."""
 
+from gorae.recipes.distill import SOURCES, TaskDistillSettings, TeachSettings, distil_on_task
 from gorae.recipes.evidence import run_evidence
 from gorae.recipes.examples import ExamplesSettings, PreferencesSettings, tune_on_examples, tune_on_preferences
 from gorae.recipes.laptop import STAGES, make_models, report, run_laptop
@@ -13,6 +14,7 @@ from gorae.recipes.task import TaskSettings, evaluate_on_task, tune_on_task
 from gorae.recipes.teach import distil_from_logits, distil_on_policy
 
 __all__ = [
+    "SOURCES",
     "STAGES",
     "EvaluateSettings",
     "ExamplesSettings",
@@ -24,10 +26,13 @@ __all__ = [
     "ServeSettings",
     "Speed",
     "SpeedReport",
+    "TaskDistillSettings",
     "TaskSettings",
+    "TeachSettings",
     "TuneSettings",
     "distil_from_logits",
     "distil_on_policy",
+    "distil_on_task",
     "evaluate_folder",
     "evaluate_on_task",
     "make_models",

@@ -20,6 +20,7 @@ from gorae.text import Tokenizer
 from gorae.train import keep_freed_memory
 
 BEGUN = "begun.json"  # where and from which commit the run was begun
+FREE = ("serve.", "teach.api.")  # settings of where something is done, which changes nothing that was made
 
 
 class RunSettings(Protocol):
@@ -108,9 +109,9 @@ def load_chat_model(
 
 
 def require_same(begun: RunSettings, asked: RunSettings, folder: Path) -> None:
-    """What a stage made is only used under the settings it was made with; where to serve is free to change."""
+    """What a stage made is only used under the settings it was made with, but for those that are `FREE` to change."""
     pairs = zip(listing(begun), listing(asked), strict=True)
-    changed = next(((old, new) for old, new in pairs if old != new and not old.startswith("serve.")), None)
+    changed = next(((old, new) for old, new in pairs if old != new and not old.startswith(FREE)), None)
     if changed:
         raise ValueError(
             f"{folder} was begun with {changed[0]}, and now {changed[1]} is asked for; "

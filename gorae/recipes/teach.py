@@ -25,14 +25,13 @@ from gorae.posttrain import (
     on_policy_loss,
     require_same_tokens,
     rollouts_of,
-    sample_groups,
     taught_batches,
     teacher_features,
     training_row,
 )
-from gorae.recipes.adapt import adapt, learning_parameters, some_examples
-from gorae.recipes.compute import count_training, sampling_parameters
-from gorae.recipes.reinforce import Questions
+from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies, some_examples
+from gorae.recipes.compute import count_training
+from gorae.recipes.reinforce import Questions, sample_replies
 from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.recipes.settings import TuneSettings
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer, pad_batch
@@ -58,9 +57,8 @@ def distil_from_logits(
     `top_k` is 0 for the whole vocabulary. Ends early when teacher and student have taken `max_flops` together.
     """
     model, taught = load_both(start, teacher)
+    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=partial(some_examples, examples, seed=seed))
     cache = keep_features(folder, meter, taught, examples)
-    rows = partial(some_examples, examples, seed=seed)
-    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
     trainer = Trainer(
         folder.name,
         model.network,
@@ -94,20 +92,34 @@ def distil_on_policy(
     seed: int,
     schedule: Schedule | None = None,
     max_flops: float = math.inf,
+    prefix_cache: bool = False,
 ) -> None:
     """Learn from the teacher on replies of the student's own, from the model in `start`.
 
     `ask(n)` yields the n-th batch's questions, of which the first `wanted.num_prompts` are asked; what replies are
-    worth is reported. Ends early when teacher and student have taken `max_flops` together.
+    worth is reported. Ends early when teacher and student have taken `max_flops` together. `prefix_cache` is for
+    episodes, as in `reinforce`.
     """
     model, taught = load_both(start, teacher)
-    engine = Engine(model, max_batch=wanted.num_prompts, prefix_cache=False, count=meter.add)
+    engine = Engine(model, max_batch=wanted.num_prompts, prefix_cache=prefix_cache, count=meter.add)
     params = SamplingParams(max_tokens=wanted.max_tokens)
+
+    def rows() -> Rows:
+        return own_replies(engine, [model.tokenizer.encode_chat(one) for one in ask(0).conversations], params)
+
+    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
 
     def make_batch(step: int) -> OnPolicyBatch:
         questions = ask(step)
-        prompts = [model.tokenizer.encode_chat(one) for one in questions.conversations[: wanted.num_prompts]]
-        groups = sample_groups(engine, prompts, num_samples=1, params=params, seed=seed * 1_000_000 + step)
+        groups = sample_replies(
+            engine,
+            questions.conversations[: wanted.num_prompts],
+            questions.world,
+            max_turns=wanted.max_turns,
+            num_samples=1,
+            params=params,
+            seed=seed * 1_000_000 + step,
+        )
         rollouts = rollouts_of(groups, questions.reward(groups, 0))
         return on_policy_batch(rollouts, taught.network, pad_id=model.tokenizer.pad_id)
 
@@ -120,10 +132,11 @@ def distil_on_policy(
     trainer = Trainer(
         folder.name,
         model.network,
-        HybridOptimizer(sampling_parameters(model.network), wanted.optimizer),
+        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
         schedule or wanted.schedule,
         folder,
         save_every=wanted.save_every,
+        adapter=adapter,
     )
     loss = partial(on_policy_loss, teacher=taught.network, estimator=wanted.estimator)
     trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
@@ -135,7 +148,13 @@ def load_both(start: Path, teacher: Path) -> tuple[ChatModel, ChatModel]:
     taught = load_chat_model(teacher)
     taught.network.requires_grad_(False)
     model = load_chat_model(start, trainable=True)
-    require_same_tokens(taught, model)
+    require_same_tokens(taught.tokenizer, model.tokenizer)
+    widths = [one.config.vocab_size for one in (taught, model)]
+    if widths[0] < widths[1]:
+        raise ValueError(
+            f"the teacher's head has {widths[0]} rows and the student's {widths[1]}, so the student may write what the "
+            "teacher has no logit for; distil from traces"
+        )
     return model, taught
 
 

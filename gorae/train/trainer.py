@@ -21,7 +21,7 @@ from gorae.train.step import move_router_biases, update
 
 STATE_FILE = "state.safetensors"
 SHOWN = (
-    *("loss", "val_bpb", "max_vio", "reward", "completions/mean_length"),
+    *("loss", "val_bpb", "max_vio", "reward", "rewards/accuracies", "completions/mean_length"),
     *("ratio_max", "routing_flips", "tokens_per_second"),
 )
 

@@ -39,6 +39,23 @@ def test_a_stage_is_billed_for_its_flops_tokens_time_and_money(tmp_path, prices)
     assert stage.usd == stage.core_hours * prices["vcpu"].usd_per_hour
 
 
+def test_what_others_were_paid_is_on_the_bill_and_a_price_that_is_not_known_leaves_none(tmp_path, prices):
+    ledger = Ledger(tmp_path)
+    with ledger.stage("traces") as meter:
+        meter.pay(100, 0.25)
+        meter.add(tokens=7)
+    with Ledger(tmp_path).stage("traces") as meter:
+        meter.pay(50, 0.5)
+    [stage] = Ledger(tmp_path).bill(prices).stages
+    assert stage.tokens == 157
+    assert stage.usd == pytest.approx(0.75 + stage.core_hours * prices["vcpu"].usd_per_hour)
+    with (ledger := Ledger(tmp_path)).stage("more") as meter:
+        meter.pay(30, None)
+    assert [stage.usd is None for stage in ledger.bill(prices).stages] == [False, True]
+    assert ledger.bill(prices).total.usd is None
+    assert ledger.spent("more").unpriced_tokens == 30
+
+
 def test_sleeping_costs_wall_time_but_hardly_any_core_time(tmp_path, prices):
     ledger = Ledger(tmp_path)
     with ledger.stage("serve"):

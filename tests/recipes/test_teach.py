@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from gorae.checkpoint import save_model
+from gorae.checkpoint import load, save_model
 from gorae.config import forward_flops, training_flops
 from gorae.engine import Output
 from gorae.model import Network
@@ -15,7 +16,7 @@ from gorae.posttrain import Example, OnPolicySettings
 from gorae.recipes import TuneSettings, distil_from_logits, distil_on_policy, teach
 from gorae.recipes.reinforce import Questions
 from gorae.text import Message, Tokenizer
-from gorae.train import OptimizerSettings, Schedule
+from gorae.train import AdapterSettings, OptimizerSettings, Schedule
 
 FAST = OptimizerSettings(lr=1e-2, matrix_lr=None)
 
@@ -50,6 +51,7 @@ def ask(batch: int) -> Questions:
 def from_logits(start, teacher, examples):
     def work(folder: Path, **changes) -> Path:
         wanted = TuneSettings(steps=8, batch_size=8, optimizer=FAST, save_every=3)
+        (folder / "distill").mkdir(parents=True, exist_ok=True)
         with Ledger(folder / "bill").stage("distill") as meter:
             given = {"teacher": teacher, "start": start, "examples": examples, "wanted": wanted, "seed": 0} | changes
             distil_from_logits(folder / "distill", meter, **given)
@@ -63,6 +65,7 @@ def on_policy(start, teacher):
     def work(folder: Path, changes: dict | None = None, **more) -> Path:
         plain = {"steps": 8, "num_prompts": 8, "max_tokens": 5, "optimizer": FAST, "save_every": 3}
         wanted = OnPolicySettings(**plain | (changes or {}))
+        (folder / "distill").mkdir(parents=True, exist_ok=True)
         with Ledger(folder / "bill").stage("distill") as meter:
             given = {"teacher": teacher, "start": start, "ask": ask, "wanted": wanted, "seed": 0} | more
             distil_on_policy(folder / "distill", meter, **given)
@@ -143,3 +146,22 @@ def test_a_teacher_with_other_tokens_is_refused_before_anything_is_read(on_polic
     for work in (on_policy, from_logits):
         with pytest.raises(ValueError, match=r"token 263 is '.*' to the teacher and '.*' to the student"):
             work(tmp_path / "run", teacher=tmp_path / "other")
+
+
+def test_a_teacher_whose_head_lacks_a_row_of_the_students_is_refused(on_policy, tmp_path, network, tokenizer):
+    narrow, wide = (replace(network.config, vocab_size=size) for size in (300, 310))
+    save_model(tmp_path / "narrow", Network(narrow), tokenizer=tokenizer)
+    save_model(tmp_path / "wide", Network(wide), tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=r"the teacher's head has 300 rows and the student's 310, so .* from traces"):
+        on_policy(tmp_path / "run", teacher=tmp_path / "narrow", start=tmp_path / "wide")
+    on_policy(tmp_path / "other", {"steps": 1}, teacher=tmp_path / "wide", start=tmp_path / "narrow")
+
+
+@pytest.mark.parametrize("adapter", [AdapterSettings(rank=2), AdapterSettings(experts=0.5)])
+def test_additions_and_chosen_experts_learn_in_place_of_the_weights(on_policy, from_logits, tmp_path, network, adapter):
+    wanted = TuneSettings(steps=2, batch_size=4, optimizer=FAST, adapter=adapter)
+    folders = [from_logits(tmp_path / "a", wanted=wanted), on_policy(tmp_path / "b", {"steps": 2, "adapter": adapter})]
+    for folder in folders:
+        learnt = load(folder / "model", weights="float32").network
+        assert torch.equal(learnt.embedding_WD, network.embedding_WD)
+        assert not torch.equal(learnt.blocks[1].feed_forward.gate_EFD, network.blocks[1].feed_forward.gate_EFD)
