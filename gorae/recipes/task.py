@@ -201,7 +201,7 @@ def earned(
     graders: Graders,
     rows: Sequence[Row],
     wanted: EvaluateSettings,
-    device: str | None,
+    device: str | None = "cpu",
 ) -> dict[str, Any]:
     """What replies to rows earn, sampled at temperature 1 from fixed seeds."""
     model = load_chat_model(path, device=choose_device(device))
