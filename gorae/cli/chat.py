@@ -1,7 +1,8 @@
 """Chat with a model in the terminal; the thinking is shown dim, the answer plain.
 
 A stranger to the model like any other client: it asks the server at --url, or one of its own for --model. Each line is
-a question of its own, unless --remember makes it the next turn of one conversation.
+a question of its own, unless --remember makes it the next turn of one conversation. GORAE_API_KEY, an environment
+variable, is the key of a server that wants one.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Say what the difference of two ways of running a model would do to reinforcement learning, and where it comes from.
 
 SAMPLER replies and TRAINER scores the same tokens. Each is a folder, an id or a .gguf file, with :exact or :fast behind
-it to say the mode; transformers:PATH, with :bfloat16 or :float16 for other than float32; or the address of an API.
+it to say the mode; transformers:PATH, with :bfloat16 or :float16 for other than float32; or the address of an API, to
+which the environment variable GORAE_API_KEY is sent as its key, if it is set.
 The exit status is 1 if the mismatch is larger than --max-kl.
 """
 

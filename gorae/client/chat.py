@@ -5,6 +5,7 @@ second try costs.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,14 +31,16 @@ class ChatClient:
     """A connection to the API at `base_url`, the /v1 included: ChatClient("http://127.0.0.1:8000/v1").
 
     `options` are fields of the request as the server names them (model, temperature, max_tokens, thinking, ...);
-    without `model` the first model that the server lists answers. Every method raises ClientError.
+    without `model` the first model that the server lists answers. Without `api_key`, the environment variable
+    GORAE_API_KEY is sent, if it is set. Every method raises ClientError.
     """
 
     def __init__(self, base_url: str, api_key: str | None = None, *, timeout_seconds: float = 600.0) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url={base_url!r} is not a web address; give one such as http://127.0.0.1:8000/v1")
         self.base_url = base_url.rstrip("/")
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        key = api_key or os.environ.get("GORAE_API_KEY")
+        headers = {"authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout_seconds, connect=10.0))
 
     def __enter__(self) -> "ChatClient":

@@ -54,6 +54,8 @@ class Event(NamedTuple):
 
     num_cached: tokens of its prompt that had been read before, for another request.
     logprob, top_logprobs: as those of an `Output`.
+    prompt_logprobs, prompt_top_logprobs: of a prompt from its second token on, where they were asked for; they come
+        with the first token sampled.
     """
 
     request_id: int
@@ -62,6 +64,8 @@ class Event(NamedTuple):
     num_cached: int = 0
     logprob: float = 0.0
     top_logprobs: Mapping[int, float] | None = None
+    prompt_logprobs: Sequence[float] | None = None
+    prompt_top_logprobs: Sequence[Mapping[int, float]] | None = None
 
 
 @dataclass
@@ -488,6 +492,7 @@ class Engine:
 def event_of(request: Request) -> Event:
     """The event of a request's last token."""
     top_logprobs = request.top_logprobs[-1] if request.top_logprobs else None
+    num_listed = request.params.prompt_logprobs if len(request.token_ids) == 1 else None
     return Event(
         request.request_id,
         request.token_ids[-1],
@@ -495,4 +500,6 @@ def event_of(request: Request) -> Event:
         request.num_cached,
         request.logprobs[-1],
         top_logprobs,
+        None if num_listed is None else request.prompt_logprobs,
+        request.prompt_top_logprobs if num_listed else None,
     )

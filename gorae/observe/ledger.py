@@ -70,22 +70,24 @@ class Ledger:
 class Meter:
     """One attempt at a stage, saved every few seconds and at the end, so that a kill loses only the last of it.
 
-    Core seconds are the CPU time of this process, all its threads, and of the children it has waited for.
+    Core seconds are the CPU time of this process, all its threads, and of the children it has waited for; what others
+    have worked for it is added.
     """
 
     def __init__(self, ledger: Ledger, stage: str) -> None:
         self.stage = stage
         self._ledger = ledger
-        self._flops, self._tokens = 0.0, 0
+        self._flops, self._tokens, self._core_seconds_of_others = 0.0, 0, 0.0
         self._usd, self._unpriced_tokens = 0.0, 0
         self._lock = threading.Lock()
         self._finished = threading.Event()
 
-    def add(self, *, flops: float = 0.0, tokens: int = 0) -> None:
-        """Count work done: floating-point operations and tokens. Callable from any thread."""
+    def add(self, *, flops: float = 0.0, tokens: int = 0, core_seconds: float = 0.0) -> None:
+        """Count work done: operations, tokens, CPU time of processes that are no children. Callable from any thread."""
         with self._lock:
             self._flops += round(flops)  # whole numbers, whose sum is the same in any order
             self._tokens += tokens
+            self._core_seconds_of_others += core_seconds
 
     def pay(self, tokens: int, usd: float | None) -> None:
         """Count tokens that others computed, and what they were paid; None where that is not known."""
@@ -103,9 +105,9 @@ class Meter:
     def spent(self) -> Spent:
         """What this attempt and those before it have taken."""
         with self._lock:
-            flops, tokens = self._flops, self._tokens
+            flops, tokens, core_seconds = self._flops, self._tokens, self._core_seconds_of_others
             paid = {"usd": self._usd, "unpriced_tokens": self._unpriced_tokens}
-        core_seconds = _core_seconds() - self._core_seconds_before
+        core_seconds += _core_seconds() - self._core_seconds_before
         wall_seconds = time.monotonic() - self._started
         return self._before + Spent(flops, tokens, core_seconds, wall_seconds, attempts=1, **paid)
 

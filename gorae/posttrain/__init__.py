@@ -1,6 +1,7 @@
 """After pretraining: examples to imitate, rollouts to learn from, a student to teach, proof that both sides agree."""
 
 from gorae.posttrain.advantage import group_advantages
+from gorae.posttrain.ahead import BatchesAhead, SampledBatch
 from gorae.posttrain.algorithm import ALGORITHMS, Algorithm
 from gorae.posttrain.distill import keep_correct
 from gorae.posttrain.divergence import forward_kl, reverse_kl, sampled_reverse_kl, top_k_kl
@@ -14,6 +15,7 @@ from gorae.posttrain.dpo import (
 )
 from gorae.posttrain.episode import Episode, World, sample_episodes
 from gorae.posttrain.esft import expert_shares, relevant_experts
+from gorae.posttrain.fleet import Fleet, Here, Tally
 from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
 from gorae.posttrain.mismatch import QUANTILES, Correction, Mismatch, masked, measure_mismatch, of_sequences, truncated
@@ -24,6 +26,7 @@ from gorae.posttrain.reference import Reference
 from gorae.posttrain.refill import sample_until_live
 from gorae.posttrain.replay import replay_of
 from gorae.posttrain.rollout import CUT_OFF, Rollout, rollouts_of, sample_groups, sample_rollouts
+from gorae.posttrain.sampler import Sampler
 from gorae.posttrain.sft import Example, example_batches, example_of, training_row
 from gorae.posttrain.sides import EndpointSide, GoraeSide, Prompt, Side, TransformersSide, widest
 from gorae.posttrain.taught import (
@@ -44,6 +47,7 @@ __all__ = [
     "Algorithm",
     "ApiSettings",
     "ApiTeacher",
+    "BatchesAhead",
     "Comparison",
     "Correction",
     "Difference",
@@ -52,8 +56,10 @@ __all__ = [
     "Episode",
     "Example",
     "FeatureCache",
+    "Fleet",
     "GoraeSide",
     "GrpoSettings",
+    "Here",
     "Mismatch",
     "ModelTeacher",
     "OnPolicyBatch",
@@ -65,7 +71,10 @@ __all__ = [
     "Prompt",
     "Reference",
     "Rollout",
+    "SampledBatch",
+    "Sampler",
     "Side",
+    "Tally",
     "TaughtBatch",
     "Teacher",
     "Trace",

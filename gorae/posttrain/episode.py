@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from gorae.engine import Engine, Output, Policy, SamplingParams
+from gorae.engine import Output, Policy, SamplingParams
+from gorae.posttrain.sampler import Sampler
 from gorae.posttrain.seeds import seed_of
 from gorae.tasks import Answer
 from gorae.text import Message, Mode, Tokenizer, Tool, parse_after_results, parse_reply
@@ -43,7 +44,7 @@ class Episode(Output):
 
 
 def sample_episodes(
-    engine: Engine,
+    sampler: Sampler,
     conversations: Sequence[Sequence[Message]],
     world: World,
     *,
@@ -59,7 +60,7 @@ def sample_episodes(
     Each turn is drawn from its own seed, the first as in `sample_groups`; `first` is the number of the first
     conversation, and first * num_samples that of its first episode. Raises ValueError for a model that can not call.
     """
-    tokenizer = engine.tokenizer
+    tokenizer = sampler.tokenizer
     if tokenizer is None or (world.tools and tokenizer.chat_format.tools is None):
         has = "no tokenizer" if tokenizer is None else f"the format {tokenizer.chat_format.name}, without tool calls"
         raise ValueError(
@@ -76,7 +77,7 @@ def sample_episodes(
         left = [params.max_tokens - len(course.logprobs) for course in speaking]
         seeds = [seed_of(seed, course.number, turn) for course in speaking]
         each = [replace(params, max_tokens=most, seed=own) for most, own in zip(left, seeds, strict=True)]
-        for course, output in zip(speaking, engine.generate(prompts, each), strict=True):
+        for course, output in zip(speaking, sampler.generate(prompts, each), strict=True):
             course.say(tokenizer, output)
         calling = [course for course in speaking if course.finish_reason is None]
         if turn + 1 == max_turns:
@@ -85,7 +86,7 @@ def sample_episodes(
         elif calling:
             answers = world.act([(course.number, course.turns) for course in calling])
             for course, answer in zip(calling, answers, strict=True):
-                course.hear(tokenizer, answer, max_tokens=params.max_tokens, max_positions=engine.max_positions)
+                course.hear(tokenizer, answer, max_tokens=params.max_tokens, max_positions=sampler.max_positions)
     episodes = [course.episode() for course in courses]
     return [episodes[start : start + num_samples] for start in range(0, len(episodes), num_samples)]
 

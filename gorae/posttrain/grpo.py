@@ -39,6 +39,8 @@ class GrpoSettings:
     num_refills: rounds in which further prompts take the place of such groups, which are then excluded.
     bfloat16: matrices learn in bfloat16, in half the memory.
     recompute_blocks: keep no more of a block for the gradient than what goes into it, and compute it twice.
+    staleness: so many batches are sampled ahead, each by the policy that has learnt from so many fewer than it could.
+    workers: so many engines of their own sample, on Ray; with 0 the network that learns does.
     """
 
     steps: int = 60
@@ -59,6 +61,8 @@ class GrpoSettings:
     exclude_dead_groups: bool = False
     num_refills: int = 0
     num_updates: int = 1
+    staleness: int = 0
+    workers: int = 0
     optimizer: OptimizerSettings = OptimizerSettings(lr=5e-4, matrix_lr=None)
     adapter: AdapterSettings = AdapterSettings()
     save_every: int = 10
@@ -72,6 +76,7 @@ class GrpoSettings:
                 "a reply is compared with its siblings"
             )
         least = {"max_turns": 1, "save_every": 1, "num_updates": 1, "num_refills": 0, "reference_every": 0, "beta": 0}
+        least |= {"staleness": 0, "workers": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {bound}")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from gorae.engine import Engine, Output, Routings, SamplingParams
+from gorae.engine import Output, Routings, SamplingParams
 from gorae.posttrain.episode import Episode
+from gorae.posttrain.sampler import Sampler
 from gorae.posttrain.seeds import seed_of
 
 CUT_OFF = ("length", "turns")  # finish reasons of a reply that came to no end of its own
@@ -42,7 +43,7 @@ class Rollout:
 
 
 def sample_rollouts(
-    engine: Engine,
+    sampler: Sampler,
     prompts: Sequence[list[int]],
     reward: Callable[[int, Output], float | None],
     *,
@@ -51,12 +52,18 @@ def sample_rollouts(
     seed: int,
 ) -> list[Rollout]:
     """`num_samples` replies to each prompt, prompt by prompt; `reward(prompt number, output)` grades each."""
-    groups = sample_groups(engine, prompts, num_samples=num_samples, params=params, seed=seed)
+    groups = sample_groups(sampler, prompts, num_samples=num_samples, params=params, seed=seed)
     return rollouts_of(groups, [[reward(number, output) for output in group] for number, group in enumerate(groups)])
 
 
 def sample_groups(
-    engine: Engine, prompts: Sequence[list[int]], *, num_samples: int, params: SamplingParams, seed: int, first: int = 0
+    sampler: Sampler,
+    prompts: Sequence[list[int]],
+    *,
+    num_samples: int,
+    params: SamplingParams,
+    seed: int,
+    first: int = 0,
 ) -> list[list[Output]]:
     """`num_samples` replies to each prompt.
 
@@ -66,7 +73,7 @@ def sample_groups(
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
     numbers = range(first * num_samples, first * num_samples + len(repeated))
     each = [replace(params, seed=seed_of(seed, number)) for number in numbers]
-    outputs = engine.generate(repeated, each)
+    outputs = sampler.generate(repeated, each)
     return [outputs[start : start + num_samples] for start in range(0, len(outputs), num_samples)]
 
 
@@ -87,7 +94,7 @@ def rollouts_of(
             kept_ids=None if o.policy is None else [one.kept_ids for one in o.policy],
         )
         for number, (group, given) in enumerate(zip(groups, rewards, strict=True), start=first)
-        for o, reward in zip(group, given, strict=True)
+        for o, reward in zip(group, (None if one is None else float(one) for one in given), strict=True)
     ]
 
 

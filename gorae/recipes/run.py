@@ -20,7 +20,11 @@ from gorae.text import Tokenizer
 from gorae.train import keep_freed_memory
 
 BEGUN = "begun.json"  # where and from which commit the run was begun
-FREE = ("serve.", "teach.api.")  # settings of where something is done, which changes nothing that was made
+FREE = (
+    "serve.",
+    "teach.api.",
+    "rl.workers =",
+)  # where something is done, which changes nothing that was made
 
 
 class RunSettings(Protocol):

@@ -1,4 +1,4 @@
-"""The served model: OpenAI's chat-completions API over one engine.
+"""The served model: OpenAI's API over one engine, chats and plain completions.
 
 Nouns: the API (`create_api`), its `Limits`, and `serve`, which puts any application on a port. Knows no tensor.
 """

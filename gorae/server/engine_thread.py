@@ -21,7 +21,8 @@ from gorae.observe import log
 class TokenEvent(Protocol):
     """One sampled token of one request; `finish_reason` is set on its last, `num_cached` counts known prompt tokens.
 
-    `top_logprobs`, where they were asked for, are the likeliest tokens in its place.
+    `top_logprobs`, where they were asked for, are the likeliest tokens in its place; `prompt_logprobs` come with the
+    first token, of the prompt's tokens behind its first.
     """
 
     @property
@@ -36,6 +37,10 @@ class TokenEvent(Protocol):
     def logprob(self) -> float: ...
     @property
     def top_logprobs(self) -> Mapping[int, float] | None: ...
+    @property
+    def prompt_logprobs(self) -> Sequence[float] | None: ...
+    @property
+    def prompt_top_logprobs(self) -> Sequence[Mapping[int, float]] | None: ...
 
 
 class SteppingEngine(Protocol):

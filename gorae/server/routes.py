@@ -1,4 +1,4 @@
-"""The API as an application: /v1/models and /v1/chat/completions, as OpenAI's clients expect them.
+"""The API as an application: /v1/models, /v1/chat/completions and /v1/completions, as OpenAI's clients expect them.
 
 `create_api` ties engine, tokenizer and limits together; a page to show at / may be handed in. Knows no model.
 """
@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from gorae.engine import ConstraintError
+from gorae.engine import ConstraintError, SamplingParams
+from gorae.server.completion import Continuation, completion_chunks, read_completion, whole_completion
 from gorae.server.engine_thread import EngineFailedError, EngineThread, Generation, QueueFullError, SteppingEngine
 from gorae.server.limits import Limits, SamePage, read_body
 from gorae.server.schema import ApiError, ChatRequest, read_request
@@ -45,6 +46,7 @@ def create_api(
         Route("/models", api.list_models),
         Route("/models/{name:path}", api.show_model),
         Route("/chat/completions", api.complete, methods=["POST"]),
+        Route("/completions", api.go_on, methods=["POST"]),
     ]
     return Starlette(
         routes=[Mount("/v1", routes=version_1)] + ([Mount("/", page)] if page else []),
@@ -109,6 +111,33 @@ class Api:
         finally:
             generation.cancel()
 
+    async def go_on(self, request: Request) -> Response:
+        """Continue prompts as they stand."""
+        wanted = read_completion(await read_body(request, max_bytes=self._limits.max_body_bytes))
+        self._check_model(wanted.model)
+        prompts = wanted.prompts(self._tokenizer)
+        if wanted.stream and len(prompts) > 1:
+            raise ApiError(
+                400, f"{len(prompts)} prompts can not share one stream; send one, or no stream", param="stream"
+            )
+        for prompt_ids in prompts:
+            self._check_length(prompt_ids, field="prompt", remedy="send less")
+        continuations = [Continuation(self._tokenizer, wanted, ids, index) for index, ids in enumerate(prompts)]
+        generations: list[Generation] = []
+        try:
+            for prompt_ids in prompts:
+                params = wanted.params(room=self._max_positions - len(prompt_ids))
+                generations.append(await self._hand_over(prompt_ids, params))
+            if wanted.stream:
+                options = {"model": self._model_name, "include_usage": wanted.stream_options.include_usage}
+                parts = completion_chunks(continuations[0], generations[0], **options)
+                return EventStream(parts, generations.pop(), keep_alive_seconds=self._limits.keep_alive_seconds)
+            reply = whole_completion(continuations, generations, model=self._model_name)
+            return JSONResponse(await _unless_client_leaves(request, reply))
+        finally:
+            for generation in generations:
+                generation.cancel()
+
     def _described(self) -> dict[str, Any]:
         return {"id": self._model_name, "object": "model", "created": self._since, "owned_by": "gorae"}
 
@@ -133,22 +162,32 @@ class Api:
             prompt = self._tokenizer.encode_prompt(messages, tools=tools, mode=chat.mode)
         except ValueError as error:
             raise ApiError(400, f"messages: {error}", param="messages") from None
-        if len(prompt.ids) >= self._max_positions:
+        self._check_length(prompt.ids, field="messages", remedy="shorten the conversation or start a new one")
+        return prompt
+
+    def _check_length(self, prompt_ids: list[int], *, field: str, remedy: str) -> None:
+        if len(prompt_ids) >= self._max_positions:
+            are = "are" if field == "messages" else "is"
             raise ApiError(
                 400,
-                f"messages are {len(prompt.ids)} tokens long; this model holds {self._max_positions}, reply included; "
-                "shorten the conversation or start a new one",
-                param="messages",
+                f"{field} {are} {len(prompt_ids)} tokens long; this model holds {self._max_positions}, reply included; "
+                f"{remedy}",
+                param=field,
                 code="context_length_exceeded",
             )
-        return prompt
 
     async def _submit(self, chat: ChatRequest, prompt: Prompt) -> Generation:
         params = chat.sampling_params(room=self._max_positions - len(prompt.ids), mode=prompt.mode)
         try:
-            return await self._thread.submit(prompt.ids, params)
+            return await self._hand_over(prompt.ids, params)
         except ConstraintError as error:
             raise ApiError(400, f"response_format: {error}", param="response_format") from None
+
+    async def _hand_over(self, prompt_ids: list[int], params: SamplingParams) -> Generation:
+        try:
+            return await self._thread.submit(prompt_ids, params)
+        except ConstraintError:
+            raise
         except ValueError as error:
             raise ApiError(400, f"the engine refuses this request: {error}") from None
 
@@ -187,5 +226,5 @@ async def _answer_failure(request: Request, error: Exception) -> Response:
 async def _answer_wrong_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     asked = f"{request.method} {request.url.path}"
-    remedy = "use GET /v1/models or POST /v1/chat/completions"
+    remedy = "use GET /v1/models, POST /v1/chat/completions or POST /v1/completions"
     return await _answer_refusal(request, ApiError(error.status_code, f"{asked}: {error.detail}; {remedy}"))

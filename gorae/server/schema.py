@@ -7,7 +7,7 @@ by name where they would change the reply, accepted where they would not. Knows 
 import difflib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -101,16 +101,12 @@ Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 StopString = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class ChatRequest(msgspec.Struct, frozen=True):
-    """A chat-completions request with every field checked; a field that is null counts as absent."""
+class Drawn(msgspec.Struct, frozen=True, kw_only=True):
+    """What requests of every kind may say of how tokens are drawn, ended and sent."""
 
     model: str
-    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    thinking: Thinking | None = None
-    max_tokens: PositiveInt | None = None
-    max_completion_tokens: PositiveInt | None = None  # OpenAI's newer name for max_tokens
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     top_k: Annotated[int, msgspec.Meta(ge=0)] = 0  # this and the next not OpenAI's, named as other servers name them
@@ -119,9 +115,27 @@ class ChatRequest(msgspec.Struct, frozen=True):
     frequency_penalty: Penalty = 0.0
     logit_bias: dict[int, Annotated[float, msgspec.Meta(ge=-100, le=100)]] = {}
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=16)] = []
+
+    @property
+    def stop_strings(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    def drawn(self) -> dict[str, Any]:
+        """The engine's parameters of the same names. Stop strings are ours, as in a chat they end the answer alone."""
+        names = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty")
+        return {name: getattr(self, name) for name in (*names, "logit_bias", "seed")}
+
+
+class ChatRequest(Drawn, frozen=True, kw_only=True):
+    """A chat-completions request with every field checked; a field that is null counts as absent."""
+
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
+    thinking: Thinking | None = None
+    max_tokens: PositiveInt | None = None
+    max_completion_tokens: PositiveInt | None = None  # OpenAI's newer name for max_tokens
     logprobs: bool = False
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
-    stop: StopString | Annotated[list[StopString], msgspec.Meta(max_length=16)] = []
     response_format: ResponseFormat = ResponseFormat("text")
     tools: Annotated[list[OfferedTool], msgspec.Meta(max_length=128)] = []
     tool_choice: Literal["none", "auto"] = "auto"
@@ -138,27 +152,13 @@ class ChatRequest(msgspec.Struct, frozen=True):
         """What the model may call in its reply."""
         return [] if self.tool_choice == "none" else [tool.as_tool() for tool in self.tools]
 
-    @property
-    def stop_strings(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop
-
     def sampling_params(self, *, room: int, mode: Mode = "direct") -> SamplingParams:
-        """What the engine is asked for, `room` tokens at most, behind a prompt that ends in `mode`.
-
-        Stop strings are ours, as they end the answer alone.
-        """
+        """What the engine is asked for, `room` tokens at most, behind a prompt that ends in `mode`."""
         return SamplingParams(
             max_tokens=min(room, self.max_tokens or self.max_completion_tokens or room),
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            logit_bias=self.logit_bias,
-            seed=self.seed,
             logprobs=self.top_logprobs if self.logprobs else None,
             constraint=self.constraint(mode),
+            **self.drawn(),
         )
 
     def constraint(self, mode: Mode) -> Constraint | None:
@@ -232,15 +232,7 @@ HARMLESS_IN_MESSAGE = {"reasoning_content"}  # the template drops the thinking o
 
 def read_request(body: bytes) -> ChatRequest:
     """Check a request's body; raises ApiError (400) for anything that is not a request we can honour in full."""
-    fields = _read_object(body)
-    known = {field.name for field in msgspec.structs.fields(ChatRequest)}
-    fields = _without_neutral(fields, known=known, neutral=NEUTRAL, harmless=HARMLESS, place="")
-    if isinstance(fields.get("messages"), list):
-        fields["messages"] = [_read_message(turn, index) for index, turn in enumerate(fields["messages"])]
-    try:
-        request = msgspec.convert(fields, ChatRequest, str_keys=True)
-    except msgspec.ValidationError as error:
-        raise _field_error(str(error), fields) from None
+    request = read_fields(body, ChatRequest, neutral=NEUTRAL, examples={})
     for index, tool in enumerate(request.tools):
         if tool.function.strict:
             param = f"tools[{index}].function.strict"
@@ -264,6 +256,26 @@ def read_request(body: bytes) -> ChatRequest:
     return request
 
 
+RequestT = TypeVar("RequestT", bound=Drawn)
+
+
+def read_fields(
+    body: bytes, kind: type[RequestT], *, neutral: dict[str, list[Any]], examples: dict[str, str]
+) -> RequestT:
+    """The body as a request of a kind; its own `neutral` values, and its own examples beside the shared ones."""
+    examples = EXAMPLES | examples
+    known = {field.name for field in msgspec.structs.fields(kind)}
+    subject = "messages" if "messages" in known else "prompt"
+    fields = _read_object(body, f'send an object such as {{"model": "NAME", "{subject}": {examples[subject]}}}')
+    fields = _without_neutral(fields, known=known, neutral=neutral, harmless=HARMLESS, place="")
+    if isinstance(fields.get("messages"), list):
+        fields["messages"] = [_read_message(turn, index) for index, turn in enumerate(fields["messages"])]
+    try:
+        return msgspec.convert(fields, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error), fields, examples) from None
+
+
 def _check_response_format(request: ChatRequest) -> None:
     wanted = request.response_format
     if (wanted.type == "json_schema") != (wanted.json_schema is not None):
@@ -284,8 +296,7 @@ def _check_response_format(request: ChatRequest) -> None:
         )
 
 
-def _read_object(body: bytes) -> dict[str, Any]:
-    example = f'send an object such as {{"model": "NAME", "messages": {EXAMPLES["messages"]}}}'
+def _read_object(body: bytes, example: str) -> dict[str, Any]:
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -333,7 +344,7 @@ def _unsupported(field: str, value: Any, accepted: list[Any]) -> str:
     return f"{field}={_shown(value)} would change the reply and this server cannot honour it; {remedy}"
 
 
-def _field_error(message: str, fields: dict[str, Any]) -> ApiError:
+def _field_error(message: str, fields: dict[str, Any], examples: dict[str, str]) -> ApiError:
     """Turn msgspec's "Expected `int`, got `str` - at `$.max_tokens`" into a sentence with the value and an example."""
     rule, _, path = message.replace(" - at `key` in `$", " as a key - at `$").partition(" - at `$")
     missing = re.search(r"missing required field `(\w+)`", rule)
@@ -341,7 +352,7 @@ def _field_error(message: str, fields: dict[str, Any]) -> ApiError:
     top = re.split(r"[.\[]", field)[0]
     given = "is missing" if missing else f"is {_shown(_value_at(fields, field))}"
     rule = CHOICES.get(re.sub(r"\[\d+\]", "", field), rule) if rule.startswith("Invalid enum") else rule
-    remedy = f'send for example "{top}": {EXAMPLES[top]}'
+    remedy = f'send for example "{top}": {examples[top]}'
     return ApiError(400, f"{field} {given}: {rule[0].lower()}{rule[1:]}; {remedy}", param=field)
 
 

@@ -4,6 +4,7 @@ from gorae.tasks.counter import LANGUAGES, Problem, SealedItems, draw_problem, d
 from gorae.tasks.environment import Scene
 from gorae.tasks.grade import Grade, grade_reply
 from gorae.tasks.grading import Answer, Environments, Graders, Verdict
+from gorae.tasks.library import Index, Library
 from gorae.tasks.probe import Examination, Finding, earns_full_marks, examine
 from gorae.tasks.process import GraderError, Limits
 from gorae.tasks.read import READY, load_task
@@ -38,7 +39,9 @@ __all__ = [
     "Grade",
     "GraderError",
     "Graders",
+    "Index",
     "Judgement",
+    "Library",
     "Limits",
     "Outcome",
     "Problem",

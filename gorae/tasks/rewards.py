@@ -71,8 +71,11 @@ def reward_language(completions: Sequence[Any], language: Sequence[str]) -> list
 
 
 def _text_of(completion: Any) -> str:
-    """A completion is a text, or behind messages a list of them."""
-    return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
+    """What the model wrote: a completion is a text, or behind messages a list of them, with those of tools."""
+    if isinstance(completion, str):
+        return completion
+    written = [message for message in completion if message["role"] == "assistant"]
+    return "".join(message.get("reasoning_content", "") + message["content"] for message in written)
 
 
 def _each(is_right: Callable[[str, Any], bool], contents: Sequence[str | None], wanted: Sequence[Any]) -> list[float]:

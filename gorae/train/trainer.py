@@ -5,9 +5,12 @@ Everything random in a step follows from the step's number, so weights, optimize
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
 
 from gorae.checkpoint import load_state, save_state
 from gorae.model import Network
@@ -26,12 +29,18 @@ SHOWN = (
 )
 
 
+class Stateful(Protocol):
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> object: ...
+
+
 @dataclass
 class Trainer:
     """Trains `network` in `folder`, where state and metrics are kept; running again goes on from the last save.
 
     With an `adapter` the optimizer steps its parameters, and the state is what it has beside the weights begun with.
-    `flops` are those of the steps taken; the meter's are more if a kill threw some away.
+    `ahead` is what has been made for batches to come; it is saved with the rest. `flops` are those of the steps taken;
+    the meter's are more if a kill threw some away.
     """
 
     title: str
@@ -43,6 +52,7 @@ class Trainer:
     router_bias_rate: float = 0.0
     adapter: Adapter | None = None
     flops: float = 0.0
+    ahead: Stateful | None = None
 
     def run(
         self,
@@ -94,17 +104,21 @@ class Trainer:
         if not path.exists():
             return 0
         tensors, values = load_state(path)
-        (self.adapter or self.network).load_state_dict(_part(tensors, "network/"))
-        self.optimizer.load_state_dict(_part(tensors, "optimizer/"))
+        for name, part in self.parts.items():
+            part.load_state_dict(_part(tensors, f"{name}/"))
         self.flops = float(values["flops"])
         return int(values["step"])
 
     def save(self, step: int) -> None:
-        learnt = (self.adapter or self.network).state_dict()
-        network = {f"network/{name}": tensor for name, tensor in learnt.items()}
-        optimizer = {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
-        save_state(self.folder / STATE_FILE, network | optimizer, {"step": step, "flops": self.flops})
+        state = {f"{name}/{key}": one for name, part in self.parts.items() for key, one in part.state_dict().items()}
+        save_state(self.folder / STATE_FILE, state, {"step": step, "flops": self.flops})
+
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """What is saved, by name."""
+        parts = {"network": self.adapter or self.network, "optimizer": self.optimizer, "ahead": self.ahead}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
-def _part(tensors: dict, prefix: str) -> dict:
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

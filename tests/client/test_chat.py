@@ -152,3 +152,13 @@ def test_completions_without_a_log_probability_a_token_are_no_answer(logprobs):
         pytest.raises(ClientError, match="which is no answer of a chat API"),
     ):
         client.continue_tokens([1], model="m")
+
+
+def test_a_key_is_taken_from_the_environment_unless_one_is_given(monkeypatch):
+    monkeypatch.setenv("GORAE_API_KEY", "secret")
+    for given, sent in ((None, "Bearer secret"), ("mine", "Bearer mine")):
+        with ChatClient("http://127.0.0.1:9/v1", given) as client:
+            assert client._http.headers["authorization"] == sent
+    monkeypatch.delenv("GORAE_API_KEY")
+    with ChatClient("http://127.0.0.1:9/v1") as client:
+        assert "authorization" not in client._http.headers

@@ -193,20 +193,29 @@ def prompts(tmp_path):
 
 
 @contextmanager
-def served(folder):
+def served(folder, *, chats_alone: bool = False):
     model = load(folder)
     api = create_api(Engine(model), model.tokenizer, "whale", max_positions=1024)
+    if chats_alone:  # as many servers
+        routes = api.routes[0].routes
+        routes[:] = [route for route in routes if route.path != "/completions"]
     with serving(api) as address:
         yield f"{address}/v1"
 
 
-def test_our_own_server_is_matched_token_by_token_and_exact(folder, prompts):
-    """It takes chats alone: its tokens come back as bytes, reasoning first."""
-    with served(folder) as url:
+@pytest.mark.parametrize("chats_alone", [False, True])
+def test_our_own_server_is_matched_token_by_token_and_exact(folder, prompts, chats_alone):
+    """Where it takes chats alone its tokens come back as bytes, reasoning first."""
+    with served(folder, chats_alone=chats_alone) as url:
         report = report_of(url, folder, prompts=prompts)
     assert report.mismatch.is_exact
     assert report.mismatch.num_sequences == 8
     assert report.obstacle == f"{url} shows no layers"
+
+
+def test_our_own_server_scores_what_another_side_samples(folder, prompts):
+    with served(folder) as url:
+        assert report_of(folder, url, prompts=prompts).mismatch.is_exact
 
 
 def test_a_server_of_other_weights_is_seen(folder, saved, prompts):
@@ -215,13 +224,15 @@ def test_a_server_of_other_weights_is_seen(folder, saved, prompts):
 
 
 def test_a_server_that_can_not_echo_is_not_taken_for_a_trainer(folder):
-    with served(folder) as url, pytest.raises(ValueError, match=r"can not score given tokens .*make it the first side"):
+    told = r"can not score given tokens .*make it the first side"
+    with served(folder, chats_alone=True) as url, pytest.raises(ValueError, match=told):
         report_of(folder, url)
 
 
 def test_a_server_with_another_template_is_refused(folder, monkeypatch):
     monkeypatch.setattr(Tokenizer, "encode_chat", lambda self, messages, **_: [5, *self.encode(messages[0].content)])
-    with served(folder) as url, pytest.raises(ValueError, match="serve it with the same template"):
+    told = "serve it with the same template"
+    with served(folder, chats_alone=True) as url, pytest.raises(ValueError, match=told):
         report_of(url, folder)
 
 

@@ -1,6 +1,10 @@
 """The RL stage in small, with everything on at once: what is exact with one update a step must be with all of it."""
 
 import hashlib
+import os
+import signal
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +43,10 @@ def start(tmp_path, network, tokenizer) -> Path:
 def train(start, settings):
     """Run the stage `rl` in a folder of its own; the reward looks at the first token, and a third of groups is dead."""
 
-    def train(folder: Path, changes: dict[str, str]) -> Path:
+    def by_first_token(_, output) -> float:
+        return float(output.token_ids[0] % 4 == 0)
+
+    def train(folder: Path, changes: dict[str, str], grade=by_first_token) -> Path:
         wanted: LaptopSettings = override(settings, RL | changes)
         with Ledger(folder / "bill").stage("rl") as meter:
             learn.reinforce_on_counter(
@@ -47,17 +54,41 @@ def train(start, settings):
                 meter,
                 start=start,
                 settings=wanted,
-                grade=lambda problem, output: float(output.token_ids[0] % 4 == 0),
+                grade=grade,
             )
         return folder / "rl"
 
     return train
 
 
-def everything(folder: Path) -> list[object]:
+@pytest.fixture
+def killed(train, monkeypatch):
+    """Begin the stage in a folder, and kill it before its `kill_at`-th update."""
+
+    def killed(folder: Path, changes: dict[str, str], kill_at: int) -> Path:
+        make, made = reinforce.policy_batch, []
+
+        def deadly(*words, **named):
+            made.append(words)
+            if len(made) == kill_at + 1:
+                raise KeyboardInterrupt
+            return make(*words, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(reinforce, "policy_batch", deadly)
+            with pytest.raises(KeyboardInterrupt):
+                train(folder, changes)
+        return folder
+
+    return killed
+
+
+def everything(folder: Path, *, without: tuple[str, ...] = ()) -> list[object]:
     """Weights by hash, metrics by value, without the clock."""
     model = hashlib.sha256((folder / "model/model.safetensors").read_bytes()).hexdigest()
-    return [model, *(line | {"tokens_per_second": 0.0} for line in read_metrics(folder / "metrics.jsonl"))]
+    unequal = {"tokens_per_second", *without}
+    lines = read_metrics(folder / "metrics.jsonl")
+    return [model, *({name: value for name, value in line.items() if name not in unequal} for line in lines)]
 
 
 def test_a_stage_with_every_setting_on_reports_what_each_does(train, tmp_path):
@@ -69,23 +100,103 @@ def test_a_stage_with_every_setting_on_reports_what_each_does(train, tmp_path):
     assert [line["kl"] == 0 for line in lines] == [True, False] * 4, "each batch begins with a new reference"
 
 
-def test_a_stage_killed_at_any_update_ends_with_the_bits_of_one_that_was_not(train, tmp_path, monkeypatch):
-    whole = everything(train(tmp_path / "whole", EVERYTHING))
-    make = reinforce.policy_batch
-    for kill_at in (1, 3, 5, 6, 7):
-        made = []
+def test_what_older_weights_sampled_is_a_distance_between_policies_and_no_mismatch(train, tmp_path):
+    lines = read_metrics(train(tmp_path, {"rl.staleness": "2"}) / "metrics.jsonl")
+    assert lines[0]["mismatch_kl"] == 0
+    assert all("mismatch_kl" not in line and line["update_kl"] > 0 for line in lines[1:])
 
-        def deadly(*words, made=made, kill_at=kill_at, **named):
-            made.append(words)
-            if len(made) == kill_at + 1:
-                raise KeyboardInterrupt
-            return make(*words, **named)
 
-        monkeypatch.setattr(reinforce, "policy_batch", deadly)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / f"killed-{kill_at}", EVERYTHING)
-        monkeypatch.setattr(reinforce, "policy_batch", make)
-        assert everything(train(tmp_path / f"killed-{kill_at}", EVERYTHING)) == whole, kill_at
+@pytest.mark.parametrize(("staleness", "kills"), [("0", (1, 3, 5, 6, 7)), ("1", (3, 5, 7)), ("2", (1, 6))])
+def test_a_stage_killed_at_any_update_ends_with_the_bits_of_one_that_was_not(train, killed, tmp_path, staleness, kills):
+    changes = EVERYTHING | {"rl.staleness": staleness}
+    whole = everything(train(tmp_path / "whole", changes))
+    for kill_at in kills:
+        folder = killed(tmp_path / f"killed-{kill_at}", changes, kill_at)
+        assert everything(train(folder, changes)) == whole, kill_at
+
+
+def test_what_was_graded_ahead_of_a_save_is_not_graded_again(train, killed, tmp_path):
+    changes = {"rl.staleness": "3", "rl.save_every": "5"}
+    whole = everything(train(tmp_path / "whole", changes))
+
+    def refuse(*_):
+        raise AssertionError("all eight batches had been graded")
+
+    assert everything(train(killed(tmp_path / "killed", changes, 6), changes, refuse)) == whole
+
+
+def test_a_stage_that_was_begun_with_less_staleness_does_not_go_on_with_more(train, killed, tmp_path):
+    killed(tmp_path, {}, 6)
+    with pytest.raises(ValueError, match="batch 4 was not kept"):
+        train(tmp_path, {"rl.staleness": "2"})
+
+
+def touched(path: Path) -> bool:
+    """Whether nobody else had been faster."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+@pytest.fixture
+def trouble(tmp_path, monkeypatch) -> Path:
+    """A folder, where workers leave word: one of them is slow, and one dies when it has worked with version 1."""
+    make, folder = reinforce.engine_of_worker, tmp_path / "trouble"
+    folder.mkdir()
+
+    def make_engine(*words, **named):  # a function in a function: Ray takes it to the workers as it is
+        engine = make(*words, **named)
+        generate, is_slow = engine.generate, touched(folder / "slow")
+
+        def troubled(*words):
+            outputs = generate(*words)
+            if is_slow:
+                time.sleep(0.2)
+            elif engine.weights_version == 1 and touched(folder / "dead"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return outputs
+
+        engine.generate = troubled
+        return engine
+
+    monkeypatch.setattr(reinforce, "engine_of_worker", make_engine)
+    return folder
+
+
+FLEET = EVERYTHING | {"rl.staleness": "1", "rl.workers": "2"}
+# Workers count what they compute, and what is computed depends on what is read together.
+same = partial(everything, without=("flops",))
+
+
+def test_a_fleet_with_a_slow_and_a_dying_worker_has_the_bits_of_one_process(train, tmp_path, trouble):
+    pytest.importorskip("ray")
+    here = same(train(tmp_path / "here", FLEET | {"rl.workers": "0"}))
+    assert same(train(tmp_path / "fleet", FLEET)) == here
+    assert {path.name for path in trouble.iterdir()} == {"slow", "dead"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("staleness", ["0", "1", "2"])
+def test_a_fleet_killed_at_any_update_ends_with_the_bits_of_one_process(train, killed, tmp_path, staleness):
+    pytest.importorskip("ray")
+    changes = FLEET | {"rl.staleness": staleness}
+    here = same(train(tmp_path / "here", changes | {"rl.workers": "0"}))
+    for kill_at in (3, 6, 7):
+        folder = killed(tmp_path / f"killed-{kill_at}", changes, kill_at)
+        assert same(train(folder, changes)) == here, kill_at
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_with_a_reward_ends_a_stage_with_a_fleet(train, tmp_path):
+    pytest.importorskip("ray")
+
+    def broken(*_):
+        raise ValueError("this grader is broken")
+
+    with pytest.raises(ValueError, match="this grader is broken"):
+        train(tmp_path, FLEET, broken)
 
 
 def test_every_setting_alone_makes_another_model(train, tmp_path):

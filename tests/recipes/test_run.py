@@ -69,10 +69,11 @@ def test_settings_are_saved_and_a_changed_one_is_named_old_and_new(folder):
     Run.open(folder, LaptopSettings())
 
 
-def test_where_to_serve_is_free_to_change(folder):
+def test_where_to_serve_and_who_samples_is_free_to_change(folder):
     settings = LaptopSettings()
-    Run.open(folder, settings)
+    Run.open(folder, settings).stage("prepare", lambda folder, meter: None)
     Run.open(folder, replace(settings, serve=replace(settings.serve, port=9000)))
+    Run.open(folder, replace(settings, rl=replace(settings.rl, workers=3)))
 
 
 def test_threads_are_set_where_they_are_given_and_left_alone_otherwise(folder, tmp_path):
