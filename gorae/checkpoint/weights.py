@@ -8,6 +8,7 @@ Reading judges every tensor by name, shape and type before any is loaded, and te
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def read_network(
         panels = panel_shapes(network, bits)
         if keep:
             network.is_fast = are_quantised(bits)
-            _hold(network, shards, panels)
+            hold(network, lambda published: _read_kept(shards, published, panels), partial(read_widened, shards))
         else:
             source = Unpacked(shards, panels, network.config) if panels else shards
             _fill(network, lambda published: read_widened(source, published), matrices)
@@ -153,21 +154,21 @@ def _fill(network: Network, read: Callable[[str], Tensor], matrices: torch.dtype
             parameter.data = parameter.data.to(matrices)
     state = network.to_empty(device="cpu").state_dict()
     for published, place in places(network.config).items():
-        _at(state, place).copy_(read(published))
+        held_at(state, place).copy_(read(published))
 
 
-def _hold(network: Network, shards: Shards, panels: Mapping[str, PanelShape]) -> None:
-    """Put the tensors as they are stored in the place of a network's parameters, experts one by one."""
+def hold(network: Network, read: Callable[[str], Weight], read_embedding: Callable[[str], Weight]) -> None:
+    """Put weights, read by published name, in the place of a network's parameters as they are, experts one by one."""
     kept: dict[str, Weight | HeldExperts] = {}
     for published, place in _places(network).items():
         if place.name == EMBEDDING:
-            kept[EMBEDDING] = read_widened(shards, published)  # no more than mapped, unless it is FP8
+            kept[EMBEDDING] = read_embedding(published)  # no more than mapped, unless it is FP8
         elif place.expert is None:
-            kept[place.name] = _read_kept(shards, published, panels)
+            kept[place.name] = read(published)
         else:
             experts = kept.setdefault(place.name, HeldExperts())
             assert isinstance(experts, HeldExperts), f"{place.name} is stacked and whole"
-            experts.append(_read_kept(shards, published, panels))
+            experts.append(read(published))
     for name, held in kept.items():
         owner, _, attribute = name.rpartition(".")
         module = network.get_submodule(owner)
@@ -199,7 +200,7 @@ def _are_equal(left: Weight, right: Weight) -> bool:
     return torch.equal(whole(left, dtype), whole(right, dtype))
 
 
-def _at(state: Mapping[str, Tensor], place: Place) -> Tensor:
+def held_at(state: Mapping[str, Tensor], place: Place) -> Tensor:
     tensor = state[place.name]
     return tensor if place.expert is None else tensor[place.expert]
 

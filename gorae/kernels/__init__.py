@@ -20,7 +20,7 @@ from gorae.kernels.peak import multiply_add, multiply_add_bytes
 from gorae.kernels.recording import Arena, Recording
 from gorae.kernels.rms_norm import rms_norm
 from gorae.kernels.rotary import rotary_angles, rotate
-from gorae.kernels.routing import Routing, expert_load, route
+from gorae.kernels.routing import Routing, expert_load, expert_weights, route
 from gorae.kernels.sigmoid import sigmoid
 from gorae.kernels.swiglu import swiglu
 from gorae.kernels.tiles import TILE_KEYS, whole_pages
@@ -47,6 +47,7 @@ __all__ = [
     "cut_log_softmax",
     "expert_load",
     "expert_mlp",
+    "expert_weights",
     "gated_mlp",
     "head_linear",
     "kernels_in_use",

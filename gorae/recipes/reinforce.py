@@ -8,15 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gorae.checkpoint import save_model
+from torch import Tensor
+
+from gorae.checkpoint import quantised, save_model
+from gorae.config import forward_flops
 from gorae.engine import Engine, Output
 from gorae.kernels import choose_device
 from gorae.observe import Meter
 from gorae.posttrain import (
+    ROUTER_BIAS_RATE,
     BatchesAhead,
     Fleet,
     GrpoSettings,
     Here,
+    HereQuantised,
     PolicyBatch,
     Reference,
     Rollout,
@@ -24,6 +29,7 @@ from gorae.posttrain import (
     Sampler,
     Tally,
     World,
+    first_log_probs,
     mini_batch,
     policy_batch,
     policy_loss,
@@ -33,7 +39,7 @@ from gorae.posttrain import (
     sample_until_live,
 )
 from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies
-from gorae.recipes.compute import count_policy
+from gorae.recipes.compute import count_policy, count_rows
 from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.text import Message
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
@@ -110,6 +116,8 @@ def reinforce(
 
     adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
     rollouts: list[Rollout] = []  # of the batch that the present steps share
+    later_parts = range(1, wanted.num_updates)
+    firsts: list[Tensor] = []  # its tokens' log-probabilities by the trainer, where later updates need them
 
     def sample_batch(sampler: Sampler, number: int) -> SampledBatch:
         questions, batch_seed = ask(number), seed * 1_000_000 + number
@@ -135,15 +143,25 @@ def reinforce(
     def begin(number: int) -> Future[SampledBatch]:
         return place.begin(partial(sample_batch, number=number), version=max(0, number - wanted.staleness))
 
+    def part_of_batch(number: int, part: int) -> PolicyBatch:
+        chosen = mini_batch(rollouts, wanted, part)
+        is_fresh = part == 0 and (number == 0 or wanted.staleness == 0)
+        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=is_fresh)
+
+    def first_pass(number: int, part: int) -> Tensor:
+        batch = part_of_batch(number, part)
+        count_rows(meter, config, batch, forward_flops)
+        return first_log_probs(model.network, batch, wanted)
+
     def make_batch(step: int) -> PolicyBatch:
         reference.follow(model.network, step)
         number, part = divmod(step, wanted.num_updates)
         if part == 0:
             rollouts[:], flops, tokens = ahead.take(number)
             meter.add(flops=flops, tokens=tokens)
-        chosen = mini_batch(rollouts, wanted, part)
-        is_fresh = part == 0 and (number == 0 or wanted.staleness == 0)
-        return policy_batch(chosen, wanted, pad_id=model.tokenizer.pad_id, is_fresh=is_fresh)
+            firsts[:] = [first_pass(number, later) for later in later_parts] if wanted.correction != "none" else []
+        batch = part_of_batch(number, part)
+        return replace(batch, first_log_probs_N=firsts[part - 1]) if part and firsts else batch
 
     def count(batch: Batch) -> None:
         count_policy(meter, config, batch, read_rows=wanted.kl_rows, recomputes=wanted.recompute_blocks)
@@ -157,6 +175,8 @@ def reinforce(
         schedule,
         folder,
         save_every=wanted.save_every,
+        router_bias_rate=0.0 if wanted.router_bias == "frozen" else ROUTER_BIAS_RATE,
+        router_bias_every=wanted.num_updates if wanted.router_bias == "replayed" else 1,
         adapter=adapter,
         ahead=ahead,
     )
@@ -170,6 +190,10 @@ def choose_place(
     model: ChatModel, start: Path, wanted: GrpoSettings, engine_of: EngineOf, *, tally: Tally, meter: Meter
 ) -> Here | Fleet:
     """Where batches are sampled."""
+    if wanted.rollouts != "exact":
+        copy = quantised(model.network, wanted.rollouts)
+        engine = engine_of(ChatModel(copy, copy.config, model.tokenizer), count=tally.add)
+        return HereQuantised(engine, copy, model.network, wanted.rollouts)
     if not wanted.workers:
         return Here(engine_of(model, count=tally.add))
     return Fleet(

@@ -28,7 +28,7 @@ def test_the_report_has_every_key_that_later_issues_rely_on(tiny):
     assert report["evaluation"].keys() == set(MODELS)
     for name, summary in report["evaluation"].items():
         shares = {"pass_at_1", "ci95", "majority_at_16", "pass_at_k"}
-        assert summary.keys() == shares | {"mean_length", "items", "by_language"}, name
+        assert summary.keys() == shares | {"mean_length", "consistency", "items", "items_sha256", "by_language"}, name
         low, high = summary["ci95"]
         assert 0 <= low <= summary["pass_at_1"] <= high <= 1
         assert 0 <= summary["majority_at_16"] <= 1
