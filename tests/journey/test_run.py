@@ -214,5 +214,6 @@ def test_evaluate_gives_the_figures_of_the_report(tiny, gorae):
     assert called.status == 0, called.err
     summary = tiny.report["evaluation"]["base_think"]
     (line,) = [line for line in called.out.splitlines() if "gorae-run" in line]  # the name may go on below
-    assert line.split()[-2:] == [f"{summary['mean_length']:.1f}", "3"]
+    assert line.split()[-1] == f"{summary['mean_length']:.1f}"
+    assert f"3 items, SHA-256 {summary['items_sha256']}" in called.out
     assert f"{100 * summary['pass_at_1']:.1f}" in line
