@@ -275,6 +275,7 @@ def describe_rollouts(rollouts: Sequence[Rollout], rewards_PG: Tensor) -> dict[s
 @torch.no_grad()
 def first_log_probs(network: Network, batch: PolicyBatch, settings: GrpoSettings) -> Tensor:
     """The trainer's log-probabilities of a batch's tokens before an update, as a later one needs them."""
+    batch = batch.to(network.device)
     return policy_outputs(network, batch, sampling=batch.sampling, replay=ways_of(batch, settings)).log_probs_N
 
 
