@@ -9,6 +9,7 @@ import zlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 LEARNING_RATE = 1e-5
 BETAS = (0.9, 0.999)
@@ -28,10 +29,11 @@ class Work:
         return self.prompts * self.samples
 
 
-def words(count: int = 6000) -> list[str]:
+@cache
+def words() -> list[str]:
     """What prompts are made of, and the text that a tokenizer learns from."""
     draw = random.Random("words")
-    return ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(count)]
+    return ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(6000)]
 
 
 def prompts_of(turn: int, work: Work) -> list[str]:

@@ -9,9 +9,11 @@ import os
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
+import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -30,6 +32,12 @@ from gorae.train import keep_freed_memory
 
 def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [reward_of(token_ids) for token_ids in completion_ids]
+
+
+def given(replies: str, *_: Any) -> dict[str, Any]:
+    """What `replies` has, as TRL takes rollouts that others sampled."""
+    prompt_ids, completion_ids = zip(*json.loads(Path(replies).read_text(encoding="utf-8")), strict=True)
+    return {"prompt_ids": list(prompt_ids), "completion_ids": list(completion_ids), "logprobs": None}
 
 
 class Turns(TrainerCallback):
@@ -59,8 +67,9 @@ class TrlPeer:
         rows: int | None = None,
         continuous: bool = False,
         keeps_memory: bool = True,
+        replies: str | None = None,
     ) -> None:
-        """`rows` of a batch are trained on at once (None: all)."""
+        """`rows` of a batch are trained on at once (None: all); `replies` is a file of those to take for its own."""
         torch.set_num_threads(threads)
         disable_caching()
         if keeps_memory:
@@ -107,6 +116,7 @@ class TrlPeer:
             ),
             processing_class=AutoTokenizer.from_pretrained(Path(path), padding_side="left"),
             callbacks=[self.calls],
+            rollout_func=partial(given, replies) if replies else None,
         )
         self.seconds: dict[str, float] = defaultdict(float)
         for name in ("_generate", "_generate_and_score_completions"):
@@ -148,6 +158,9 @@ class TrlPeer:
             "prompt_tokens": self.tokens[0],
             "reply_tokens": self.tokens[1],
         }
+
+    def save(self, path: str) -> None:
+        self.trainer.model.save_pretrained(path)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def evaluate(
 
 
 def _grade(verdict: Grade, completion: Completion, language: str) -> Sample:
-    consistency = consistency_of(completion.text, language) if completion.text else None
+    consistency = consistency_of(completion.text, language)
     return Sample(verdict.correct, verdict.answer, completion.num_tokens, consistency)
 
 

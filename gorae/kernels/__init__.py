@@ -8,6 +8,7 @@ gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` ro
 from gorae.kernels.attention import attention, cached_attention
 from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.byte_rows import byte_rows, row_bytes, row_width, wide_rows
+from gorae.kernels.device import choose_device, name_of
 from gorae.kernels.experts import expert_mlp
 from gorae.kernels.gated_mlp import gated_mlp
 from gorae.kernels.head_linear import head_linear
@@ -19,7 +20,7 @@ from gorae.kernels.peak import multiply_add, multiply_add_bytes
 from gorae.kernels.recording import Arena, Recording
 from gorae.kernels.rms_norm import rms_norm
 from gorae.kernels.rotary import rotary_angles, rotate
-from gorae.kernels.routing import Routing, expert_load, route
+from gorae.kernels.routing import Routing, expert_load, expert_weights, route
 from gorae.kernels.sigmoid import sigmoid
 from gorae.kernels.swiglu import swiglu
 from gorae.kernels.tiles import TILE_KEYS, whole_pages
@@ -42,9 +43,11 @@ __all__ = [
     "bands",
     "byte_rows",
     "cached_attention",
+    "choose_device",
     "cut_log_softmax",
     "expert_load",
     "expert_mlp",
+    "expert_weights",
     "gated_mlp",
     "head_linear",
     "kernels_in_use",
@@ -52,6 +55,7 @@ __all__ = [
     "log_softmax",
     "multiply_add",
     "multiply_add_bytes",
+    "name_of",
     "pack",
     "paged_attention",
     "panel_bytes",

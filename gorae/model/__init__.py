@@ -5,7 +5,7 @@ from gorae.model.mla import Absorbed, absorbed_matrices
 from gorae.model.moe import MixtureOfExperts, Replay
 from gorae.model.network import Features, Network, made_fast
 from gorae.model.pages import PageBook
-from gorae.model.reading import weight_bytes_read
+from gorae.model.reading import tensors_held, weight_bytes_read
 from gorae.model.repeated import RepeatedPasses
 from gorae.model.tree import shared_tokens
 
@@ -22,5 +22,6 @@ __all__ = [
     "made_fast",
     "pages_for",
     "shared_tokens",
+    "tensors_held",
     "weight_bytes_read",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gorae.config import ModelConfig
-from gorae.kernels import Routing, expert_mlp, gated_mlp, linear, route, swiglu
+from gorae.kernels import Routing, expert_mlp, expert_weights, gated_mlp, linear, route, swiglu
 from gorae.model.bias import bias, shifted
 
 
@@ -80,10 +80,12 @@ class MixtureOfExperts(nn.Module):
         config = self.config
         is_own_N1 = replay.experts_NA[:, :1] < 0
         experts_NA = torch.where(is_own_N1, own.experts_NA, replay.experts_NA.to(own.experts_NA.dtype))
-        weights_NA = own.scores_NE.gather(-1, experts_NA)
-        if config.normalize_routing:
-            weights_NA = weights_NA / (weights_NA.sum(-1, keepdim=True) + 1e-20)
-        if not (config.normalize_routing and config.router == "softmax"):
-            weights_NA = weights_NA * config.routing_scale
+        weights_NA = expert_weights(
+            own.scores_NE,
+            experts_NA,
+            kind=config.router,
+            normalize=config.normalize_routing,
+            scale=config.routing_scale,
+        )
         weights_NA = replay.weights_NA + (weights_NA - weights_NA.detach())  # the difference is 0
         return Routing(own.scores_NE, experts_NA, torch.where(is_own_N1, own.weights_NA, weights_NA))

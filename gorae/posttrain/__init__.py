@@ -15,8 +15,16 @@ from gorae.posttrain.dpo import (
 )
 from gorae.posttrain.episode import Episode, World, sample_episodes
 from gorae.posttrain.esft import expert_shares, relevant_experts
-from gorae.posttrain.fleet import Fleet, Here, Tally
-from gorae.posttrain.grpo import GrpoSettings, PolicyBatch, mini_batch, policy_batch, policy_loss
+from gorae.posttrain.fleet import Fleet, Here, HereQuantised, Tally
+from gorae.posttrain.grpo import (
+    ROUTER_BIAS_RATE,
+    GrpoSettings,
+    PolicyBatch,
+    first_log_probs,
+    mini_batch,
+    policy_batch,
+    policy_loss,
+)
 from gorae.posttrain.layers import Comparison, Difference, compare_layers
 from gorae.posttrain.mismatch import QUANTILES, Correction, Mismatch, masked, measure_mismatch, of_sequences, truncated
 from gorae.posttrain.on_policy import OnPolicyBatch, OnPolicySettings, on_policy_batch, on_policy_loss
@@ -44,6 +52,7 @@ __all__ = [
     "ALGORITHMS",
     "CUT_OFF",
     "QUANTILES",
+    "ROUTER_BIAS_RATE",
     "Algorithm",
     "ApiSettings",
     "ApiTeacher",
@@ -60,6 +69,7 @@ __all__ = [
     "GoraeSide",
     "GrpoSettings",
     "Here",
+    "HereQuantised",
     "Mismatch",
     "ModelTeacher",
     "OnPolicyBatch",
@@ -85,6 +95,7 @@ __all__ = [
     "example_batches",
     "example_of",
     "expert_shares",
+    "first_log_probs",
     "forward_kl",
     "group_advantages",
     "keep_correct",

@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
+from gorae.checkpoint import quantise_again
 from gorae.engine import Engine, Output, SamplingParams, ServableModel
+from gorae.model import Network
 from gorae.observe import Meter, log
 from gorae.posttrain.ahead import finished
 from gorae.posttrain.sampler import Sampler
@@ -65,6 +67,19 @@ class Here:
     def begin(self, work: Callable[[Sampler], Result], *, version: int) -> Future[Result]:  # noqa: ARG002
         """`work(sampler)`, which has the weights of now."""
         return finished(work(self.engine))
+
+
+class HereQuantised(Here):
+    """One engine over a copy of the network that learns, at 8 or 4 bits, which is made again before work is done."""
+
+    def __init__(self, engine: Engine, copy: Network, network: Network, to: str) -> None:
+        super().__init__(engine)
+        self.follow = partial(quantise_again, copy, network, to)
+
+    def begin(self, work: Callable[[Sampler], Result], *, version: int) -> Future[Result]:
+        self.follow()
+        self.engine.weights_changed()
+        return super().begin(work, version=version)
 
 
 class Sampled(NamedTuple):

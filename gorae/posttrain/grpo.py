@@ -7,6 +7,7 @@ algorithm's; docs/reasoning.md states every divisor.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,11 +16,16 @@ from gorae.engine import SamplingParams
 from gorae.model import Network, Replay
 from gorae.posttrain.advantage import deviation, group_advantages, is_live
 from gorae.posttrain.algorithm import Algorithm, find_algorithm, token_gains
+from gorae.posttrain.mismatch import CORRECTIONS, correction_weights
+from gorae.posttrain.overlong import shape_overlong
 from gorae.posttrain.replay import dead_share, flipped_share, on_the_way, replay_of
 from gorae.posttrain.rollout import CUT_OFF, Rollout, reward_table
 from gorae.posttrain.sft import training_row
 from gorae.train import AdapterSettings, Batch, Loss, OptimizerSettings, Sampling, Schedule, pad_batch, policy_outputs
 
+ROLLOUTS = ("exact", "int8", "int4")
+ROUTER_BIASES = ("frozen", "updated", "replayed")
+ROUTER_BIAS_RATE = 1e-3  # DeepSeek-V3's in pretraining (arXiv 2412.19437, section 4.2)
 KL_ROWS = 32  # enough to see the distance, an eighth of the cost of all rows
 
 
@@ -36,6 +42,13 @@ class GrpoSettings:
     reference_every: steps after which the present policy becomes the reference; 0 keeps the first.
     exclude_dead_groups: replies of groups that teach nothing are not counted where the loss is divided.
     num_refills: rounds in which further prompts take the place of such groups, which are then excluded.
+    bfloat16: matrices learn in bfloat16, in half the memory.
+    recompute_blocks: keep no more of a block for the gradient than what goes into it, and compute it twice.
+    soft_tokens: over the last so many of max_tokens a reply loses up to 1 of its reward, as in DAPO; 0 for no loss.
+    rollouts: of an engine with the trainer's own weights, "exact", or on these quantised to "int8" or "int4".
+    correction: weights for what rollouts differ by, none, tis_tokens, tis_sequences, mis_tokens or mis_sequences.
+    replay: let the trainer's tokens take the experts, and their weights, that they took when they were sampled.
+    router_bias: of the routers' balance, "frozen", "updated" at every step, or "replayed": moved between batches alone.
     staleness: so many batches are sampled ahead, each by the policy that has learnt from so many fewer than it could.
     workers: so many engines of their own sample, on Ray; with 0 the network that learns does.
     """
@@ -58,11 +71,18 @@ class GrpoSettings:
     exclude_dead_groups: bool = False
     num_refills: int = 0
     num_updates: int = 1
+    soft_tokens: int = 0
+    rollouts: str = "exact"
+    correction: str = "none"
+    replay: bool = False
+    router_bias: str = "frozen"
     staleness: int = 0
     workers: int = 0
     optimizer: OptimizerSettings = OptimizerSettings(lr=5e-4, matrix_lr=None)
     adapter: AdapterSettings = AdapterSettings()
     save_every: int = 10
+    bfloat16: bool = False
+    recompute_blocks: bool = False
 
     def __post_init__(self) -> None:
         if self.num_prompts < 1 or self.num_samples < 2:
@@ -79,6 +99,19 @@ class GrpoSettings:
             raise ValueError(
                 f"num_updates={self.num_updates} must divide num_prompts={self.num_prompts}, as each update takes its "
                 f"share of them, and save_every={self.save_every}, as a resumed run begins with a batch"
+            )
+        choices = {"rollouts": ROLLOUTS, "correction": CORRECTIONS, "router_bias": ROUTER_BIASES}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)} is none of {', '.join(allowed)}")
+        if self.workers and self.rollouts != "exact":
+            raise ValueError(
+                f"rollouts={self.rollouts} are sampled by the process that learns, and workers={self.workers} are of "
+                "their own; set workers to 0, or rollouts to exact"
+            )
+        if not 0 <= self.soft_tokens <= self.max_tokens:
+            raise ValueError(
+                f"soft_tokens={self.soft_tokens} must lie between 0 (no loss) and max_tokens={self.max_tokens}"
             )
         shorter, longer = sorted((self.reference_every, self.save_every))
         if shorter and longer % shorter:
@@ -136,7 +169,8 @@ class PolicyBatch(Batch):
     `divisor` is what the loss divides its weighted sum by, which counts replies that were left out as well; `figures`
     describes all rollouts. `ways` are those the rows' tokens took when they were sampled, none where the rollouts do
     not tell; `sampling` says what tokens were drawn from, None: the whole softmax at temperature 1. `is_fresh` until
-    there was an update on a part of the same batch.
+    there was an update since the batch was sampled; `first_log_probs_N` are what the trainer gave the tokens before any
+    update on the same batch, None: it has not read them before.
     """
 
     advantages_N: Tensor
@@ -146,6 +180,12 @@ class PolicyBatch(Batch):
     ways: Sequence[Replay] = ()
     sampling: Sampling | None = None
     is_fresh: bool = True
+    first_log_probs_N: Tensor | None = None
+
+    def to(self, device: torch.device) -> Self:
+        """Ways too; what `sampling` tells stays where it is, in many small parts."""
+        ways = [Replay(*(kind.to(device) for kind in way)) for way in self.ways]
+        return replace(super().to(device), ways=ways)
 
 
 def mini_batch(rollouts: Sequence[Rollout], settings: GrpoSettings, part: int) -> list[Rollout]:
@@ -162,6 +202,9 @@ def policy_batch(
     Replies without a reward count nowhere. Raises ValueError for a reward that is no finite number.
     """
     rule = settings.rule
+    if settings.soft_tokens:
+        limits = {"max_tokens": settings.max_tokens, "soft_tokens": settings.soft_tokens}
+        rollouts = [replace(one, reward=shape_overlong(one.reward, one.num_sampled, **limits)) for one in rollouts]
     rewards_PG = reward_table(rollouts, settings.num_samples)
     advantages_PG = group_advantages(rewards_PG, scale_rewards=rule.scale_rewards)
     counts_PG = ~rewards_PG.isnan()
@@ -229,35 +272,59 @@ def describe_rollouts(rollouts: Sequence[Rollout], rewards_PG: Tensor) -> dict[s
     }
 
 
+@torch.no_grad()
+def first_log_probs(network: Network, batch: PolicyBatch, settings: GrpoSettings) -> Tensor:
+    """The trainer's log-probabilities of a batch's tokens before an update, as a later one needs them."""
+    batch = batch.to(network.device)
+    return policy_outputs(network, batch, sampling=batch.sampling, replay=ways_of(batch, settings)).log_probs_N
+
+
+def ways_of(batch: PolicyBatch, settings: GrpoSettings) -> Sequence[Replay]:
+    """The ways that tokens have to take; none where they go their own."""
+    if settings.replay and not batch.ways:
+        raise ValueError("replay=True needs the experts of the rollouts, which do not tell them; set it to false")
+    return batch.ways if settings.replay else ()
+
+
 def policy_loss(network: Network, batch: Batch, *, settings: GrpoSettings, reference: Network | None = None) -> Loss:
-    """-Σ (gain - beta · distance from `reference`) · weight / divisor over the batch's tokens.
+    """-Σ (gain · correction - beta · distance from `reference`) · weight / divisor over the batch's tokens.
+
+    A gain's ratio is over the probability at which a token was sampled, or, where rollouts are corrected, over the one
+    that the trainer gave it first; the correction is of that over the sampler's, without gradient.
 
     `kl` reports that distance (by the estimator e^d - d - 1, arXiv 2402.03300 eq. 4), on the first rows only where it
     is not in the loss; `mismatch_kl` the same between what the engine reported and this forward pass, `ratio_max` and
-    `routing_flips` how far ratios and routers are apart: all 0 by the second law. After an update on the same batch
-    there are two policies, whose distance is called `update_kl`. Raises ValueError without a reference for
-    `settings.beta`.
+    `routing_flips` how far ratios and routers are apart: all 0 by the second law. Of quantised rollouts, where it is
+    not, it is called `sampler_kl`; after an update on the same batch there are two policies, whose distance is
+    `update_kl`. Raises ValueError without a reference for `settings.beta`, or ways for `settings.replay`.
     """
     assert isinstance(batch, PolicyBatch), "the policy loss learns from rollouts; build its batch with policy_batch"
     if settings.beta and reference is None:
         raise ValueError(f"beta={settings.beta} weighs the distance from a reference, and there is none; give one")
-    outputs = policy_outputs(network, batch, sampling=batch.sampling)
+    outputs = policy_outputs(network, batch, sampling=batch.sampling, replay=ways_of(batch, settings))
     is_learnt_BT = batch.weights_BT[:, 1:] != 0
     lengths = is_learnt_BT.sum(dim=1).tolist()
-    gain_N, is_clipped_N = token_gains(
-        settings.rule, outputs.log_probs_N, batch.sampled_log_probs_N, batch.advantages_N, lengths
-    )
-    moved_N = outputs.log_probs_N.detach() - batch.sampled_log_probs_N
+    first_N = outputs.log_probs_N.detach() if batch.first_log_probs_N is None else batch.first_log_probs_N
+    is_corrected = settings.correction != "none"
+    old_N = first_N if is_corrected else batch.sampled_log_probs_N
+    gain_N, is_clipped_N = token_gains(settings.rule, outputs.log_probs_N, old_N, batch.advantages_N, lengths)
+    log_ratio_N = first_N - batch.sampled_log_probs_N
+    weights_N = correction_weights(settings.correction, log_ratio_N, lengths)
+    gain_N = gain_N * weights_N
+    name = "update_kl" if not batch.is_fresh else "mismatch_kl" if settings.rollouts == "exact" else "sampler_kl"
     figures = {
         **batch.figures,
         "entropy": outputs.entropy,
         "clip_ratio": is_clipped_N.float().mean().item(),
-        "mismatch_kl" if batch.is_fresh else "update_kl": divergence(moved_N).mean().item(),
+        name: divergence(outputs.log_probs_N.detach() - batch.sampled_log_probs_N).mean().item(),
     }
-    if batch.is_fresh:
-        figures["ratio_max"] = moved_N.expm1().abs().max().item()
-    routings = on_the_way(outputs.routings, batch.ways) if batch.ways else ()
-    if routings:
+    if batch.is_fresh or is_corrected:
+        figures["ratio_max"] = log_ratio_N.expm1().abs().max().item()
+    if is_corrected:
+        figures["correction"] = weights_N.mean().item()
+    routings = outputs.routings
+    if batch.ways:
+        routings = on_the_way(outputs.routings, batch.ways)
         figures |= {"routing_flips": flipped_share(outputs.routings, batch.ways)} if batch.is_fresh else {}
         figures["dead_experts"] = dead_share(routings)
     if reference is not None:

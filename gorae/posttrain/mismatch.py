@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 MOST, LEAST = 2.0, 0.5  # of a weight
+CORRECTIONS = ("none", "tis_tokens", "tis_sequences", "mis_tokens", "mis_sequences")
 WORTH_IT = 0.95  # of the error without correction, where one is to be recommended
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
@@ -81,7 +82,16 @@ def masked(log_ratio: Tensor, *, least: float = LEAST, most: float = MOST) -> Te
 def of_sequences(log_ratio_N: Tensor, lengths: Sequence[int]) -> Tensor:
     """At every token the log-ratio of its whole reply; the replies' tokens stand one after the other."""
     sums = torch.stack([part.sum() for part in log_ratio_N.split(list(lengths))])
-    return sums.repeat_interleave(torch.tensor(lengths))
+    return sums.repeat_interleave(torch.tensor(lengths, device=sums.device))
+
+
+def correction_weights(correction: str, log_ratio_N: Tensor, lengths: Sequence[int]) -> Tensor:
+    """What tokens of replies of these lengths are weighted by: 1, or by TIS or MIS of the token or of its reply."""
+    kind, _, unit = correction.partition("_")
+    if kind == "none":
+        return torch.ones_like(log_ratio_N)
+    log_ratio_N = of_sequences(log_ratio_N, lengths) if unit == "sequences" else log_ratio_N
+    return truncated(log_ratio_N) if kind == "tis" else masked(log_ratio_N)
 
 
 def measure_mismatch(

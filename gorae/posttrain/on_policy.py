@@ -88,7 +88,8 @@ def describe(rollouts: Sequence[Rollout]) -> dict[str, float]:
 def on_policy_loss(network: Network, batch: Batch, *, teacher: Network, estimator: str = "full") -> Loss:
     """Mean over tokens of KL(student ‖ teacher), by one of `ESTIMATORS`; `teacher_kl` reports it in full by either.
 
-    `mismatch_kl` is the distance between what the engine reported and this forward pass: 0 by the second law.
+    `mismatch_kl` and `ratio_max` say how far what the engine reported is from this forward pass: both 0 by the second
+    law.
     """
     assert isinstance(batch, OnPolicyBatch), "on-policy distillation learns from replies of the student's own"
     features = network(batch.token_ids_BT[:, :-1])
@@ -114,11 +115,13 @@ def on_policy_loss(network: Network, batch: Batch, *, teacher: Network, estimato
         vocab_size=teacher.config.vocab_size,
     ).unbind(1)
     total = learnt_N.mean()
+    moved_N = own_N.detach() - batch.sampled_log_probs_N
     figures = {
         **batch.figures,
         "loss": total.item(),
         "teacher_kl": whole_N.mean().item(),
         "entropy": entropy_N.mean().item(),
-        "mismatch_kl": divergence(own_N.detach() - batch.sampled_log_probs_N).mean().item(),
+        "mismatch_kl": divergence(moved_N).mean().item(),
+        "ratio_max": moved_N.expm1().abs().max().item(),
     }
     return Loss(total, figures, features.routings)

@@ -1,6 +1,6 @@
 """What a learning stage computes: the weights it moves, and the floating-point operations that go on its bill."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,28 @@ def count_training(meter: Meter, config: ModelConfig, batch: Batch) -> None:
     )
 
 
-def count_policy(meter: Meter, config: ModelConfig, batch: Batch, *, read_rows: int | None) -> None:
-    """A step of learning from rollouts, of which `read_rows` rows (None: all) are read by a reference too."""
-    for count, rows in ((training_flops, None), (forward_flops, read_rows)):
-        lengths_B = batch.read_lengths[:rows]
-        shared_B = shared_tokens(batch.token_ids_BT[:rows, :-1], lengths_B)
-        num_tokens = int((lengths_B - shared_B).sum())
-        num_seen = int((lengths_B * (lengths_B + 1) - shared_B * (shared_B + 1)).sum()) / 2
-        meter.add(flops=count(config, num_tokens, context=num_seen / num_tokens), tokens=num_tokens)
+def count_policy(
+    meter: Meter, config: ModelConfig, batch: Batch, *, read_rows: int | None, recomputes: bool = False
+) -> None:
+    """A step of learning from rollouts, of which `read_rows` rows (None: all) are read by a reference too.
+
+    Where blocks are computed again for the gradient, that is one more pass.
+    """
+    count_rows(meter, config, batch, training_flops)
+    count_rows(meter, config, batch, forward_flops, num_rows=read_rows)
+    if recomputes:
+        count_rows(meter, config, batch, forward_flops)
+
+
+def count_rows(
+    meter: Meter, config: ModelConfig, batch: Batch, count: Callable[..., float], *, num_rows: int | None = None
+) -> None:
+    """A pass over a batch's rows, or the first of them, that computes once what neighbours begin with alike."""
+    lengths_B = batch.read_lengths[:num_rows]
+    shared_B = shared_tokens(batch.token_ids_BT[:num_rows, :-1], lengths_B)
+    num_tokens = int((lengths_B - shared_B).sum())
+    num_seen = int((lengths_B * (lengths_B + 1) - shared_B * (shared_B + 1)).sum()) / 2
+    meter.add(flops=count(config, num_tokens, context=num_seen / num_tokens), tokens=num_tokens)
 
 
 def count_reading(meter: Meter, config: ModelConfig, rows: np.ndarray | torch.Tensor) -> None:

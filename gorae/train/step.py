@@ -15,7 +15,7 @@ def update(
     network: Network, optimizer: HybridOptimizer, batch: Batch, loss: Callable[[Network, Batch], Loss], scale: float
 ) -> Loss:
     """Differentiate `loss` on `batch` and step; the returned loss is of the weights before the step."""
-    result = loss(network, batch)
+    result = loss(network, batch.to(network.device))
     result.total.backward()
     result.figures["grad_norm"] = optimizer.step(scale)
     return result
@@ -25,10 +25,11 @@ def update(
 def move_router_biases(network: Network, loss: Loss, rate: float) -> None:
     """Lower the bias of experts busier than the mean and raise the others' by `rate` (arXiv 2408.15664).
 
-    Routers that score by softmax have no bias, and stay as they are.
+    Routers that score by softmax have no bias, and stay as they are; so do those of MTP modules, which come last, where
+    the loss has nothing of them.
     """
     routers = [module for module in network.modules() if isinstance(module, MixtureOfExperts)]
-    for router, routing in zip(routers, loss.routings, strict=True):
+    for router, routing in zip(routers, loss.routings, strict=False):
         if router.bias_E is None:
             continue
         load_E = expert_load(routing.experts_NA, router.config.num_experts)

@@ -38,6 +38,7 @@ class Stateful(Protocol):
 class Trainer:
     """Trains `network` in `folder`, where state and metrics are kept; running again goes on from the last save.
 
+    Routers' biases move by `router_bias_rate`, after every step or, if it is more than 1, `router_bias_every` so many.
     With an `adapter` the optimizer steps its parameters, and the state is what it has beside the weights begun with.
     `ahead` is what has been made for batches to come; it is saved with the rest. `flops` are those of the steps taken;
     the meter's are more if a kill threw some away.
@@ -50,6 +51,7 @@ class Trainer:
     folder: Path
     save_every: int = 20
     router_bias_rate: float = 0.0
+    router_bias_every: int = 1
     adapter: Adapter | None = None
     flops: float = 0.0
     ahead: Stateful | None = None
@@ -83,7 +85,7 @@ class Trainer:
                 result = update(self.network, self.optimizer, batch, loss, self.schedule.share(step))
                 if self.adapter:
                     self.adapter.write()
-                if self.router_bias_rate:
+                if self.router_bias_rate and (step + 1) % self.router_bias_every == 0:
                     move_router_biases(self.network, result, self.router_bias_rate)
                 count(batch)
                 seconds = time.monotonic() - began

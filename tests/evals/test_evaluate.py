@@ -85,12 +85,12 @@ def test_the_summary_agrees_with_numpy_on_random_samples():
     assert summary["mean_length"] == pytest.approx(drawn.mean())
 
 
-def test_consistency_is_the_share_of_letters_in_the_language_of_the_question_of_replies_that_are_known():
+def test_consistency_is_the_share_of_letters_in_the_language_of_the_question():
     def reply(prompts, samples):
         return [[Reply("답은 two", 3), Reply("둘", 1), Reply("", 9)]] * len(prompts)
 
     summary = evaluate(QUESTIONS[:1], reply, grade, samples=3).as_dict()
-    assert summary["consistency"] == pytest.approx((2 / 5 + 1) / 2)
+    assert summary["consistency"] == pytest.approx((2 / 5 + 1 + 1) / 3), "no text mixes nothing"
     assert Evaluation((None,), ((Sample(True, "2", 1),),)).as_dict()["consistency"] is None
 
 

@@ -28,7 +28,7 @@ def test_the_report_has_every_key_that_later_issues_rely_on(tiny):
     assert report["evaluation"].keys() == set(MODELS)
     for name, summary in report["evaluation"].items():
         shares = {"pass_at_1", "ci95", "majority_at_16", "pass_at_k"}
-        assert summary.keys() == shares | {"mean_length", "items", "by_language"}, name
+        assert summary.keys() == shares | {"mean_length", "consistency", "items", "items_sha256", "by_language"}, name
         low, high = summary["ci95"]
         assert 0 <= low <= summary["pass_at_1"] <= high <= 1
         assert 0 <= summary["majority_at_16"] <= 1
@@ -214,5 +214,6 @@ def test_evaluate_gives_the_figures_of_the_report(tiny, gorae):
     assert called.status == 0, called.err
     summary = tiny.report["evaluation"]["base_think"]
     (line,) = [line for line in called.out.splitlines() if "gorae-run" in line]  # the name may go on below
-    assert line.split()[-2:] == [f"{summary['mean_length']:.1f}", "3"]
+    assert line.split()[-1] == f"{summary['mean_length']:.1f}"
+    assert f"3 items, SHA-256 {summary['items_sha256']}" in called.out
     assert f"{100 * summary['pass_at_1']:.1f}" in line

@@ -3,9 +3,11 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import util
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from safetensors.torch import save
 from gorae.engine import Engine, SamplingParams
 from gorae.observe import Ledger
 from gorae.posttrain import Fleet, Tally, sample_groups
-from gorae.posttrain.fleet import Worker, shares
+from gorae.posttrain.fleet import FleetSampler, Worker, shares
 
 NAMED = {"num_samples": 2, "params": SamplingParams(max_tokens=9), "seed": 3}
 
@@ -55,6 +57,22 @@ def test_without_ray_a_fleet_says_what_to_do(model, meter, monkeypatch):
     monkeypatch.setattr("gorae.posttrain.fleet.find_spec", lambda name: None if name == "ray" else util.find_spec(name))
     with pytest.raises(ValueError, match=r"pip install 'gorae\[ray\]', or set rl.workers to 0"):
         Fleet(partial(Engine, model), model, num_workers=2, num_versions=1, tally=Tally(), meter=meter)
+
+
+def test_replies_come_back_in_the_order_of_prompts_and_equal_prompts_are_read_together(model, prompts, meter):
+    worker, asked = Worker(partial(Engine, model, prefix_cache=False), num_threads=torch.get_num_threads()), []
+
+    def work(version: int, weights: np.ndarray, *piece):
+        asked.append(piece[0])
+        return worker.sample(version, weights, *piece)
+
+    weights = np.frombuffer(save(dict(model.network.state_dict())), np.uint8)
+    with ThreadPoolExecutor(1) as hands:
+        names = {"model": model, "num_workers": 2, "hands": hands, "work": work, "tally": Tally(), "meter": meter}
+        found = sample_groups(FleetSampler(SimpleNamespace(**names), 3, weights), prompts, **NAMED)
+    assert found == sample_groups(Engine(model), prompts, **NAMED)
+    assert [len(piece) for piece in asked] == [4, 2, 2, 2, 2], "both replies of a group; the first piece is two groups"
+    assert {output.weights_version for group in found for output in group} == {3}
 
 
 @pytest.fixture

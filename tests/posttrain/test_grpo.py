@@ -1,6 +1,7 @@
 """The policy loss by hand, its clipping, and the figures that say how on-policy it was."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,7 +34,14 @@ def rollout(reward: float, *, reply=(5, 6), log_probs=(-1.0, -2.0), reason="stop
 def loss_of(monkeypatch):
     """The loss as a function of the trainer's log-probabilities alone, in float64: (value, figures, gradient)."""
 
-    def loss_of(log_probs: list[float], sampled: list[float], advantages: list[float], divisor: int):
+    def loss_of(
+        log_probs: list[float],
+        sampled: list[float],
+        advantages: list[float],
+        divisor: int,
+        settings: GrpoSettings = SETTINGS,
+        first: list[float] | None = None,
+    ):
         log_probs_N = torch.tensor(log_probs, dtype=torch.float64, requires_grad=True)
         monkeypatch.setattr(grpo, "policy_outputs", lambda network, batch, **options: PolicyOutputs(log_probs_N, 0.5))
         batch = PolicyBatch(
@@ -43,8 +51,10 @@ def loss_of(monkeypatch):
             sampled_log_probs_N=torch.tensor(sampled, dtype=torch.float64),
             divisor=divisor,
             figures={},
+            is_fresh=first is None,
+            first_log_probs_N=None if first is None else torch.tensor(first, dtype=torch.float64),
         )
-        loss = policy_loss(None, batch, settings=SETTINGS)
+        loss = policy_loss(None, batch, settings=settings)
         (gradient,) = torch.autograd.grad(loss.total, log_probs_N)
         return loss.total.item(), loss.figures, gradient.tolist()
 
@@ -87,6 +97,99 @@ def test_mismatch_is_the_low_variance_estimate_of_the_divergence(loss_of):
     _, figures, _ = loss_of([-1.0, -1.0], [-1.5, -0.75], [1.0, 1.0], 2)
     expected = (math.exp(0.5) - 0.5 - 1 + math.exp(-0.25) + 0.25 - 1) / 2
     assert figures["mismatch_kl"] == pytest.approx(expected, abs=1e-12)
+
+
+# Tokens whose trainer's probability is first 1.5, 0.4, 1.2 and 0.9 times the sampler's; one reply, of ratio 0.648.
+RATIOS = [1.5, 0.4, 1.2, 0.9]
+CORRECTED = {
+    "tis_tokens": [1.5, 0.4, 1.2, 0.9],
+    "mis_tokens": [1.5, 0.0, 1.2, 0.9],
+    "tis_sequences": [0.648] * 4,
+    "mis_sequences": [0.648] * 4,
+}
+
+
+@pytest.mark.parametrize("correction", CORRECTED)
+@pytest.mark.parametrize("moved", [0.0, 0.1])
+def test_a_correction_weighs_gains_and_leaves_the_ratio_to_the_trainers_own_probabilities(loss_of, correction, moved):
+    """Fresh, and after an update that made every token likelier by a tenth of a nat: decoupled from the sampler's."""
+    advantages, sampled = [1.0, -1.0, 0.5, 2.0], [-1.0, -0.7, -2.0, -0.3]
+    first = [one + math.log(ratio) for one, ratio in zip(sampled, RATIOS, strict=True)]
+    settings = GrpoSettings(correction=correction, rollouts="int4")
+    now = [one + moved for one in first]
+    value, figures, gradient = loss_of(now, sampled, advantages, 4, settings, first if moved else None)
+    gains = [
+        weight * math.exp(moved) * advantage
+        for weight, advantage in zip(CORRECTED[correction], advantages, strict=True)
+    ]
+    assert value == pytest.approx(-sum(gains) / 4, abs=1e-12)
+    assert gradient == pytest.approx([-gain / 4 for gain in gains], abs=1e-12)
+    assert figures["correction"] == pytest.approx(sum(CORRECTED[correction]) / 4)
+    assert figures["ratio_max"] == pytest.approx(0.6)
+    assert figures["clip_ratio"] == 0
+    if moved:
+        apart = [ratio * math.exp(0.1) for ratio in RATIOS]
+        assert figures["update_kl"] == pytest.approx(sum(one - math.log(one) - 1 for one in apart) / 4)
+        assert "sampler_kl" not in figures
+    else:
+        assert figures["sampler_kl"] == pytest.approx(sum(ratio - math.log(ratio) - 1 for ratio in RATIOS) / 4)
+        assert "update_kl" not in figures
+
+
+def test_whole_replies_are_cut_or_left_out_by_their_product(loss_of):
+    sampled = [-1.0, -1.0]
+    for ratio, kept in ((2.5, 0.0), (0.3, 0.0), (1.9, 1.9)):
+        first = [-1.0 + math.log(ratio) / 2] * 2
+        for correction, weight in (("mis_sequences", kept), ("tis_sequences", min(ratio, 2.0))):
+            settings = GrpoSettings(correction=correction)
+            _, figures, gradient = loss_of(first, sampled, [1.0, 1.0], 1, settings)
+            assert gradient == pytest.approx([-weight] * 2)
+            assert figures["correction"] == pytest.approx(weight)
+
+
+def test_without_a_correction_the_ratio_is_over_the_samplers_probabilities(loss_of):
+    _, figures, gradient = loss_of([-1.0 + math.log(1.2)], [-1.0], [1.0], 1, GrpoSettings(rollouts="int8"))
+    assert gradient == pytest.approx([-1.2])
+    assert "correction" not in figures
+
+
+def test_soft_tokens_take_from_the_reward_of_replies_near_the_limit():
+    """Of 10 tokens the last 4 cost a quarter each: rewards 1, 1, 0.5 and 0, and one that was not graded."""
+    settings = GrpoSettings(num_samples=5, max_tokens=10, soft_tokens=4)
+    lengths, rewards = [2, 6, 8, 10, 9], [1.0, 1.0, 1.0, 1.0, None]
+    rollouts = [
+        rollout(reward, reply=[5] * length, log_probs=[-1.0] * length)
+        for length, reward in zip(lengths, rewards, strict=True)
+    ]
+    batch = policy_batch(rollouts, settings, pad_id=2)
+    assert batch.figures["reward"] == pytest.approx(0.625)
+    mean, deviation = 0.625, (2 * 0.375**2 + 0.125**2 + 0.625**2) ** 0.5 / 2
+    expected = [(reward - mean) / deviation for reward in (1.0, 1.0, 0.5, 0.0)]
+    firsts = [batch.advantages_N[start].item() for start in (0, 2, 8, 16)]
+    assert firsts == pytest.approx(expected)
+    plain = policy_batch(rollouts, replace(settings, soft_tokens=0), pad_id=2)
+    assert plain.figures["frac_reward_zero_std"] == 1.0
+
+
+def test_replay_makes_the_routers_of_another_network_agree_and_needs_ways(model, config, roll):
+    """Only the routers differ, so replay gives the sampler's own log-probabilities back too."""
+    rollouts = roll(replace(PARAMS, routings=True))
+    with torch.no_grad():
+        for layer in (1, 2):
+            model.network.blocks[layer].feed_forward.router_ED.add_(
+                0.2 * torch.randn(8, 24, generator=torch.Generator().manual_seed(layer))
+            )
+    batch = policy_batch(rollouts, SETTINGS, pad_id=2)
+    own, replayed = (
+        policy_loss(model.network, batch, settings=replace(SETTINGS, rollouts="int8", replay=replay)).figures
+        for replay in (False, True)
+    )
+    assert own["routing_flips"] > 0.1
+    assert own["ratio_max"] > 0.01
+    assert replayed["routing_flips"] == 0.0
+    assert replayed["ratio_max"] == 0.0
+    with pytest.raises(ValueError, match="replay=True needs the experts of the rollouts"):
+        policy_loss(model.network, replace(batch, ways=()), settings=replace(SETTINGS, replay=True))
 
 
 def test_the_gradient_on_the_weights_is_reinforce(model, roll):
@@ -291,6 +394,11 @@ def test_a_second_update_on_a_batch_is_off_policy_and_its_figures_say_so(config,
         ({"num_updates": 0}, "num_updates=0 must be at least 1"),
         ({"num_refills": -1}, "num_refills=-1 must be at least 0"),
         ({"beta": -0.1}, "beta=-0.1 must be at least 0"),
+        ({"correction": "tis"}, "correction=tis is none of none, tis_tokens, tis_sequences, mis_tokens"),
+        ({"rollouts": "int5"}, "rollouts=int5 is none of exact, int8, int4"),
+        ({"rollouts": "int8", "workers": 2}, "rollouts=int8 are sampled by the process that learns, and workers=2"),
+        ({"router_bias": "moved"}, "router_bias=moved is none of frozen, updated, replayed"),
+        ({"soft_tokens": 53}, r"soft_tokens=53 must lie between 0 \(no loss\) and max_tokens=52"),
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"top_p": 1.5}, "top_p=1.5 must lie above 0 and not above 1"),
         ({"save_every": 0}, "save_every=0 must be at least 1"),

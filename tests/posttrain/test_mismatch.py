@@ -12,7 +12,16 @@ import torch
 
 from gorae.config import ModelConfig
 from gorae.model import Network
-from gorae.posttrain import masked, measure_mismatch, of_sequences, truncated
+from gorae.posttrain import (
+    GrpoSettings,
+    PolicyBatch,
+    masked,
+    measure_mismatch,
+    of_sequences,
+    policy_loss,
+    truncated,
+)
+from gorae.posttrain.mismatch import CORRECTIONS
 from gorae.train import token_log_probs
 
 TINY = ModelConfig(
@@ -134,6 +143,43 @@ def test_the_bias_that_is_told_bounds_that_of_any_rewards(pair, expected, log_ra
         assert told[name].bias == pytest.approx(distance, abs=2e-3), f"{name}: by rounding to whole copies"
         assert (expected(c) - exact).norm() <= distance * largest, name
     assert told["TIS, sequences"].bias < told["TIS, tokens"].bias < told["none"].bias
+
+
+def loss_gradient(pair, correction: str) -> torch.Tensor:
+    """What the loss itself gives for all 25 replies, each with an advantage as large as it is often sampled."""
+    trainer, sampler = pair
+    with torch.no_grad():
+        sampled = log_probs(sampler)
+    batch = PolicyBatch(
+        torch.cat((torch.zeros(25, 1, dtype=torch.long), REPLIES), dim=1),
+        torch.tensor([[0.0, 1.0, 1.0]]).expand(25, -1),
+        advantages_N=(sampled.double().sum(1).exp() * ADVANTAGES).repeat_interleave(2),
+        sampled_log_probs_N=sampled.flatten(),
+        divisor=2,
+        figures={},
+    )
+    loss = policy_loss(trainer, batch, settings=GrpoSettings(correction=correction, rollouts="int4"))
+    return -flat_gradient(trainer, loss.total)
+
+
+def test_the_loss_weights_tokens_by_the_correction_that_is_set(pair, expected, log_ratio):
+    weights = {"tis_tokens": truncated(log_ratio), "mis_tokens": masked(log_ratio)}
+    weights |= {"tis_sequences": truncated(whole(log_ratio)), "mis_sequences": masked(whole(log_ratio))}
+    for name, c in weights.items():
+        torch.testing.assert_close(loss_gradient(pair, name), expected(c), rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_a_correction_of_whole_replies_restores_the_gradient_in_the_loss(pair, expected):
+    near = pair[0], rounded(pair[0], 20)
+    with torch.no_grad():
+        ratio = whole(log_probs(near[0]) - log_probs(near[1])).exp()
+    assert ratio.min() > 0.5
+    assert ratio.max() < 2, "nothing is truncated or masked"
+    exact = expected()
+    left = {name: ((loss_gradient(near, name) - exact).norm() / exact.norm()).item() for name in CORRECTIONS}
+    assert left["tis_sequences"] == left["mis_sequences"] < 1e-5  # float32 passes
+    assert left["none"] > 0.05
+    assert left["tis_tokens"] < 0.7 * left["none"]
 
 
 def test_equal_log_probs_have_no_mismatch_and_need_no_correction():

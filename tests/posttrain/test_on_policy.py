@@ -34,7 +34,7 @@ def test_the_student_says_of_its_tokens_what_the_engine_said_bit_for_bit(
     batch = on_policy_batch(roll(SamplingParams(max_tokens=9)), teacher, pad_id=0)
     assert torch.equal(policy_outputs(model.network, batch).log_probs_N, batch.sampled_log_probs_N)
     figures = on_policy_loss(model.network, batch, teacher=teacher, estimator=estimator).figures
-    assert figures["mismatch_kl"] == 0
+    assert figures["mismatch_kl"] == figures["ratio_max"] == 0
 
 
 def test_the_loss_is_the_mean_divergence_over_all_tokens_that_the_student_wrote(model, teacher, roll):

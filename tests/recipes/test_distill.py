@@ -219,6 +219,15 @@ def test_what_can_not_be_is_refused_before_the_work(wanted):
         wanted("policy", teacher="http://there/v1")
 
 
+def test_a_task_with_tools_has_no_traces(wanted, tmp_path):
+    settings = wanted()
+    tools = "class Safe:\n def reset(self): pass\n def turn(self, code: int):\n  'Try.'\n\nenvironment_factory = Safe\n"
+    (tmp_path / "mine.py").write_text(SOURCE + tools, encoding="utf-8")
+    for source in ("traces", "logits"):
+        with pytest.raises(ValueError, match=r"mine\.py has tools, and a trace is one reply .* distil from policy"):
+            distil_on_task(tmp_path / source, replace(settings, source=source))
+
+
 def test_a_teacher_that_is_never_right_is_an_error_that_says_what_to_do(wanted, tmp_path):
     with api("8") as (url, _), pytest.raises(ValueError, match=re.escape("the teacher gave no right answer")):
         distil_on_task(tmp_path / "run", wanted(changes={"teach.api.model": "whale"}, teacher=url))

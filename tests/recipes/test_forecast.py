@@ -145,3 +145,12 @@ def test_the_pace_of_reading_is_that_of_a_batch_that_fits_and_is_billed(network,
     assert meter.spent.flops - before.flops == pytest.approx(expected)
     long = [Output([5] * 5000, "", [], "stop", [1, 2, 3])]
     assert forecast.reading_pace(model, long, meter) > 0, "the end of a row that is too long"
+
+
+def test_what_an_environment_wrote_was_not_sampled(network, tokenizer, meter):
+    model = ChatModel(network, network.config, tokenizer)
+    outputs = [Output([5] * 9, "", [0.0] * 4, "stop", [1, 2, 3])] * 2
+    before, after = Spent(flops=1.0), Spent(flops=9.0, core_seconds=6.0, wall_seconds=3.0)
+    pace = forecast.take_pace(model, outputs, meter, before=before, after=after, grading_seconds=1.0)
+    assert (pace.sampled_tokens, pace.row_length, pace.sampling_flops) == (8, 12, 8.0)
+    assert (pace.cores, pace.sampling_seconds, pace.grading_seconds) == (2.0, 3.0, 0.5)

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,16 @@ EVERYTHING = {
     "rl.reference_every": "2",
     "rl.num_refills": "2",
     "rl.num_updates": "2",
+}
+
+INEXACT = {
+    "rl.num_updates": "2",
+    "rl.rollouts": "int4",
+    "rl.correction": "tis_sequences",
+    "rl.temperature": "0.9",
+    "rl.top_p": "0.95",
+    "rl.soft_tokens": "3",
+    "rl.router_bias": "replayed",
 }
 
 
@@ -111,6 +122,15 @@ def test_a_stage_killed_at_any_update_ends_with_the_bits_of_one_that_was_not(tra
     changes = EVERYTHING | {"rl.staleness": staleness}
     whole = everything(train(tmp_path / "whole", changes))
     for kill_at in kills:
+        folder = killed(tmp_path / f"killed-{kill_at}", changes, kill_at)
+        assert everything(train(folder, changes)) == whole, kill_at
+
+
+@pytest.mark.parametrize("staleness", ["0", "1"])
+def test_so_does_one_of_quantised_and_corrected_rollouts(train, killed, tmp_path, staleness):
+    changes = INEXACT | {"rl.staleness": staleness}
+    whole = everything(train(tmp_path / "whole", changes))
+    for kill_at in (5, 9):
         folder = killed(tmp_path / f"killed-{kill_at}", changes, kill_at)
         assert everything(train(folder, changes)) == whole, kill_at
 
@@ -208,3 +228,50 @@ def test_every_setting_alone_makes_another_model(train, tmp_path):
         everything(train(tmp_path / str(number), plain | change))[0]: change for number, change in enumerate(changes)
     }
     assert list(models.values()) == changes
+
+
+def test_quantised_rollouts_follow_the_weights_and_their_mismatch_is_shown_at_every_step(train, tmp_path):
+    lines = read_metrics(train(tmp_path / "inexact", INEXACT) / "metrics.jsonl")
+    assert all(line["ratio_max"] > 0 for line in lines)
+    assert all(line["sampler_kl"] < 0.1 for line in lines[::2]), "of the weights of the batch, not of the first"
+    assert all(line["routing_flips"] >= 0 for line in lines[::2])
+    assert all(0.5 < line["correction"] < 2 for line in lines)
+    assert not any("mismatch_kl" in line for line in lines), "an alarm would ring for what was asked for"
+
+
+def test_replay_leaves_no_flips_in_quantised_rollouts(train, tmp_path):
+    changes = {"rl.rollouts": "int4", "rl.optimizer.lr": "3e-2"}
+    own, replayed = (
+        read_metrics(train(tmp_path / str(replay), changes | {"rl.replay": replay}) / "metrics.jsonl")
+        for replay in ("false", "true")
+    )
+    assert any(line["routing_flips"] > 0 for line in own)
+    assert not any(line["routing_flips"] for line in replayed)
+
+
+def biases_seen(train, folder, monkeypatch, changes: dict[str, str]) -> list[tuple]:
+    """Those of the first router at every update's forward pass."""
+    seen, loss = [], reinforce.policy_loss
+
+    def watched(network, *words, **named):
+        routers = [tensor for name, tensor in network.named_buffers() if name.endswith("bias_E")]
+        seen.append(tuple(routers[0].tolist()))
+        return loss(network, *words, **named)
+
+    monkeypatch.setattr(reinforce, "policy_loss", watched)
+    lines = read_metrics(train(folder, changes | {"rl.num_updates": "2"}) / "metrics.jsonl")
+    monkeypatch.setattr(reinforce, "policy_loss", loss)
+    assert all(line["ratio_max"] == 0 for line in lines[::2]), "the engine has the bias of the batch's first update"
+    return seen
+
+
+def test_the_routers_bias_is_frozen_or_moves_at_every_update_or_between_batches_alone(train, tmp_path, monkeypatch):
+    frozen, updated, replayed = (
+        biases_seen(train, tmp_path / kind, monkeypatch, {"rl.router_bias": kind})
+        for kind in ("frozen", "updated", "replayed")
+    )
+    assert len(set(frozen)) == 1
+    assert all(after != before for before, after in pairwise(updated))
+    assert all(first == second for first, second in zip(replayed[::2], replayed[1::2], strict=True))
+    assert all(after != before for before, after in pairwise(replayed[::2]))
+    assert max(abs(one) for one in replayed[-1]) <= 3 * 1e-3 + 1e-9

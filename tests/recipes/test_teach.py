@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 
 from gorae.checkpoint import load, save_model
@@ -12,10 +13,11 @@ from gorae.config import forward_flops, training_flops
 from gorae.engine import Output
 from gorae.model import Network
 from gorae.observe import Ledger, read_metrics
-from gorae.posttrain import Example, OnPolicySettings
+from gorae.posttrain import Example, OnPolicySettings, World, on_policy_batch
 from gorae.recipes import TuneSettings, distil_from_logits, distil_on_policy, teach
 from gorae.recipes.reinforce import Questions
-from gorae.text import Message, Tokenizer
+from gorae.tasks import Answer
+from gorae.text import TOOL_TOKENS, V3, Message, Tokenizer, Tool
 from gorae.train import AdapterSettings, OptimizerSettings, Schedule
 
 FAST = OptimizerSettings(lr=1e-2, matrix_lr=None)
@@ -155,6 +157,38 @@ def test_a_teacher_whose_head_lacks_a_row_of_the_students_is_refused(on_policy, 
     with pytest.raises(ValueError, match=r"the teacher's head has 300 rows and the student's 310, so .* from traces"):
         on_policy(tmp_path / "run", teacher=tmp_path / "narrow", start=tmp_path / "wide")
     on_policy(tmp_path / "other", {"steps": 1}, teacher=tmp_path / "wide", start=tmp_path / "narrow")
+
+
+def test_a_task_with_tools_is_played_by_the_student_and_learnt_from_exactly(tmp_path, network, monkeypatch):
+    library = Tokenizer.train(["look look 3 5 answer"] * 9, vocab_size=280)._library
+    library.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in TOOL_TOKENS])
+    tokenizer = Tokenizer(library, chat_format=V3)
+    for name, seed in (("student", 0), ("teacher", 5)):
+        one = Network(replace(network.config, vocab_size=tokenizer.vocab_size), seed=seed)
+        save_model(tmp_path / name, one, tokenizer=tokenizer)
+    tools, asked, batches = [Tool("look", "Look.", {"type": "object", "properties": {}})], [], []
+
+    def act(turns_of):
+        asked.append(list(turns_of))
+        return [Answer(["it is dark"]) for _ in turns_of]
+
+    def noted(rollouts, *words, **named):
+        batches.append(rollouts)
+        return on_policy_batch(rollouts, *words, **named)
+
+    loaded = teach.load_chat_model  # a folder keeps a template, not the format that stands in for one
+    monkeypatch.setattr(teach, "load_chat_model", lambda *w, **n: replace(loaded(*w, **n), tokenizer=tokenizer))
+    monkeypatch.setattr(teach, "on_policy_batch", noted)
+    wanted = OnPolicySettings(steps=2, num_prompts=3, max_tokens=5, optimizer=FAST)
+    (tmp_path / "distill").mkdir()
+    with Ledger(tmp_path / "bill").stage("distill") as meter:
+        given = {"teacher": tmp_path / "teacher", "start": tmp_path / "student", "wanted": wanted, "seed": 0}
+        worldly = lambda batch: ask(batch)._replace(world=World(tools, act))  # noqa: E731
+        distil_on_policy(tmp_path / "distill", meter, ask=worldly, prefix_cache=True, **given)
+    begun = [Message("user", "계수기 0 0it is dark")]
+    assert asked
+    assert batches[0][0].prompt_ids == tokenizer.encode_chat(begun, tools=tools)
+    assert [line["mismatch_kl"] for line in read_metrics(tmp_path / "distill/metrics.jsonl")] == [0, 0]
 
 
 @pytest.mark.parametrize("adapter", [AdapterSettings(rank=2), AdapterSettings(experts=0.5)])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gorae.kernels.backend import native_for
 from gorae.kernels.routing.cpu import Rule, route_cpu
-from gorae.kernels.routing.reference import route_reference
+from gorae.kernels.routing.reference import route_reference, weights_of
 
 
 class Routing(NamedTuple):
@@ -45,6 +45,18 @@ def route(
         rule = Rule(num_active, is_softmax, num_groups, num_active_groups, normalize, kept_scale)
         return Routing(*route_cpu(native, logits, bias, rule))
     return Routing(*route_reference(logits, bias, num_active, scores, num_groups, num_active_groups, normalize, scale))
+
+
+def expert_weights(
+    scores: Float[Tensor, "N E"],
+    experts: Int[Tensor, "N A"],
+    *,
+    kind: str = "sigmoid",
+    normalize: bool = True,
+    scale: float = 1.0,
+) -> Float[Tensor, "N A"]:
+    """The weights that `route` gives experts of these scores, whoever chose them; `kind` is its `scores`."""
+    return weights_of(scores, experts, kind, normalize, scale)
 
 
 def expert_load(experts: Int[Tensor, "N A"], num_experts: int) -> Float[Tensor, " E"]:

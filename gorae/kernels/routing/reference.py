@@ -23,10 +23,15 @@ def route_reference(
         if num_groups > 1:
             biased_NE = keep_best_groups(biased_NE, num_groups, num_active_groups, num_judged=1 if is_softmax else 2)
         experts_NA = first_largest(biased_NE, num_active)
+    return scores_NE, experts_NA, weights_of(scores_NE, experts_NA, scores, normalize, scale)
+
+
+def weights_of(scores_NE: Tensor, experts_NA: Tensor, scores: str, normalize: bool, scale: float) -> Tensor:
+    """What chosen experts' outputs are multiplied by [N, A]."""
     weights_NA = scores_NE.gather(-1, experts_NA)
     if normalize:
         weights_NA = weights_NA / (weights_NA.sum(-1, keepdim=True) + 1e-20)
-    return scores_NE, experts_NA, weights_NA if is_softmax and normalize else weights_NA * scale
+    return weights_NA if scores == "softmax" and normalize else weights_NA * scale
 
 
 def keep_best_groups(biased_NE: Tensor, num_groups: int, num_active_groups: int, num_judged: int) -> Tensor:
