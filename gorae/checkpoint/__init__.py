@@ -13,7 +13,7 @@ from gorae.checkpoint.gguf_read import GgufFile, read_gguf
 from gorae.checkpoint.gguf_write import write_gguf
 from gorae.checkpoint.hub import resolve
 from gorae.checkpoint.inspect import Inspection, inspect
-from gorae.checkpoint.load import Mode, Model, load, load_tokenizer
+from gorae.checkpoint.load import Held, Mode, Model, load, load_tokenizer
 from gorae.checkpoint.quantise import quantise_again, quantised
 from gorae.checkpoint.save import save_model
 from gorae.checkpoint.shards import MAX_SHARD_BYTES
@@ -25,6 +25,7 @@ __all__ = [
     "Closeness",
     "ConversionError",
     "GgufFile",
+    "Held",
     "Inspection",
     "Mode",
     "Model",

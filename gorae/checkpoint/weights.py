@@ -1,7 +1,7 @@
 """The tensors of a checkpoint folder ↔ a network: safetensors, in one file or in several under an index.
 
-Read, they become parameters in float32, or stay as they are stored, panels too, mapped, where the network is not to
-learn.
+Read, they become parameters in float32, matrices in bfloat16 where that is asked for, or stay as they are stored,
+panels too, mapped, where the network is not to learn.
 
 Reading judges every tensor by name, shape and type before any is loaded, and tells all that is wrong at once.
 """
@@ -85,8 +85,17 @@ def quantization(network: Network) -> dict[str, Any] | None:
     return quantization_config(powers_of_two=all(map(are_powers_of_two, scales))) if scales else None
 
 
-def read_network(folder: Path, config: ModelConfig, *, bits: Mapping[str, int], keep: bool) -> Network:
+def read_network(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    bits: Mapping[str, int],
+    keep: bool,
+    matrices: torch.dtype = torch.float32,
+) -> Network:
     """Build the network of `config` with the tensors of `folder`, widened to float32 or, with `keep`, as stored.
+
+    Without `keep`, `matrices` are of that type, the others in float32.
 
     `bits` says which of them are panels. Raises ValueError for a file that is missing or cut short, and one naming
     every tensor that is missing, unknown, of another shape or of a type other than float32, bfloat16, float16, FP8 with
@@ -100,7 +109,7 @@ def read_network(folder: Path, config: ModelConfig, *, bits: Mapping[str, int], 
             hold(network, lambda published: _read_kept(shards, published, panels), partial(read_widened, shards))
         else:
             source = Unpacked(shards, panels, network.config) if panels else shards
-            _fill(network, lambda published: read_widened(source, published))
+            _fill(network, lambda published: read_widened(source, published), matrices)
         _require_equal_copies(network, shards, panels)
     return network
 
@@ -119,11 +128,11 @@ def fitting_network(config: ModelConfig, shards: Shards, bits: Mapping[str, int]
     return network
 
 
-def fill_network(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Network:
+def fill_network(config: ModelConfig, tensors: Mapping[str, Tensor], matrices: torch.dtype = torch.float32) -> Network:
     """Build the network of `config` with tensors under published names, asked for one at a time; others are left."""
     with torch.device("meta"):
         network = Network(config)
-    _fill(network, tensors.__getitem__)
+    _fill(network, tensors.__getitem__, matrices)
     return network
 
 
@@ -138,8 +147,11 @@ def _places(network: Network) -> dict[str, Place]:
     return places(network.config, absorbed=network.is_fast and network.config.latent_dim is not None)
 
 
-def _fill(network: Network, read: Callable[[str], Tensor]) -> None:
+def _fill(network: Network, read: Callable[[str], Tensor], matrices: torch.dtype) -> None:
     """Give a network that has no memory yet some, and its tensors, read by published name one at a time."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.to(matrices)
     state = network.to_empty(device="cpu").state_dict()
     for published, place in places(network.config).items():
         held_at(state, place).copy_(read(published))
@@ -179,11 +191,13 @@ def _held(network: Network, place: Place) -> Weight:
 
 
 def _are_equal(left: Weight, right: Weight) -> bool:
+    """Whether the one read as the other is held is that."""
     if isinstance(left, Panels) and isinstance(right, Panels):
         return torch.equal(left.packed, right.packed)
     if isinstance(left, Tensor) and isinstance(right, Tensor) and left.dtype == right.dtype:
         return torch.equal(left, right)
-    return torch.equal(whole(left), whole(right))
+    dtype = right.dtype if isinstance(right, Tensor) else torch.float32
+    return torch.equal(whole(left, dtype), whole(right, dtype))
 
 
 def held_at(state: Mapping[str, Tensor], place: Place) -> Tensor:

@@ -82,7 +82,15 @@ def examine() -> list[Finding]:
     ]
     if torch is None:
         return findings
-    return [*findings, _code_sandbox(), _kernels(), _gpu(torch), _threads(torch, num_cores), *_products(torch)]
+    return [
+        *findings,
+        _code_sandbox(),
+        _kernels(),
+        _gpu(torch),
+        _device(),
+        _threads(torch, num_cores),
+        *_products(torch),
+    ]
 
 
 def usable_cores() -> float:
@@ -195,6 +203,12 @@ def _gpu(torch: Any) -> Finding:
     if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists():
         return Finding("GPU", None, f"a GPU is there, but torch {torch.__version__} can not use it: it stays idle")
     return Finding("GPU", None, "no GPU: training stays on the CPU; the laptop recipe needs none")
+
+
+def _device() -> Finding:
+    """Where `gorae tune --task` computes unless it is told otherwise."""
+    device = import_module("gorae.kernels").choose_device()
+    return Finding("tunes on", str(device), "" if device.type == "cpu" else "--device cpu keeps it on the processor")
 
 
 def _threads(torch: Any, num_cores: float) -> Finding:

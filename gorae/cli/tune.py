@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--examples", type=Path, help="or a .jsonl file of messages, or of prompt and completion")
     parser.add_argument("--preferences", type=Path, help="or a .jsonl file of prompt, chosen and rejected")
     parser.add_argument("--model", type=Path, help="where to begin: folder, Hugging Face id or .gguf file")
+    parser.add_argument("--device", help="of a task: cpu, cuda or cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--plan", action="store_true", help="only say what learning a task will find and take")
 
 
@@ -64,14 +65,15 @@ def run(args: argparse.Namespace) -> int:
             "learns it"
         )
     (kind,) = given
-    if args.plan and kind != "task":
-        raise ValueError(f"--plan is for a task, whose model is measured before it learns; with --{kind} leave it out")
+    for flag in ("plan", "device"):
+        if getattr(args, flag) and kind != "task":
+            raise ValueError(f"--{flag} is for a task; with --{kind} leave it out")
     require_of(args.overrides, (*OF_ALL, *OF[kind]), f"a run with --{kind}")
     rows = getattr(args, kind)
     folder = args.out or Path("runs") / Path(str(rows).replace(":", "-")).stem
     shared = {name: getattr(args.settings, name) for name in (*OF_ALL, *OF[kind])}
     if kind == "task":
-        told = tune_on_task(folder, TaskSettings(rows, args.model, **shared), only_plan=args.plan)
+        told = tune_on_task(folder, TaskSettings(rows, args.model, device=args.device, **shared), only_plan=args.plan)
     elif kind == "examples":
         told = tune_on_examples(folder, ExamplesSettings(rows, args.model, **shared))
     else:

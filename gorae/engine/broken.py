@@ -27,7 +27,7 @@ def require_numbers(log_probs_NW: Tensor, network: Network, requests: Mapping[in
 @torch.inference_mode()
 def broken_place(network: Network, token_ids: list[int]) -> str:
     """The first part of the network whose output is not finite, in words."""
-    ids_BT = torch.tensor([token_ids])
+    ids_BT = torch.tensor([token_ids], device=network.device)
     if not network.embed(ids_BT).isfinite().all():
         return "the embedding"
     is_fine: list[bool] = []

@@ -33,7 +33,7 @@ class NextTokenDrafter:
         self.clear()
 
     def clear(self) -> None:
-        self.cache = Cache(self.config, is_fast=self.network.is_fast)
+        self.cache = Cache(self.config, is_fast=self.network.is_fast, device=self.network.device)
         self.requests: list[Request] = []
         self.unread: dict[int, list[Tensor]] = {}
 
@@ -59,8 +59,9 @@ class NextTokenDrafter:
         for row, (request, features_TD) in enumerate(zip(self.requests, unread, strict=True)):
             following = request.tokens_from(request.num_tokens - len(features_TD))
             next_ids_BT[row, : len(following)] = torch.tensor(following)
-        hidden_BTD = self.read(hidden_BTD, next_ids_BT, rows)
-        hidden_BD = hidden_BTD[torch.arange(len(counts_B)), counts_B - 1]
+        device = self.cache.device
+        hidden_BTD = self.read(hidden_BTD, next_ids_BT.to(device), rows)
+        hidden_BD = hidden_BTD[torch.arange(len(counts_B), device=device), (counts_B - 1).to(device)]
         self.cache.lengths_B[rows] += counts_B
         lengths_B = self.cache.lengths_B[rows].clone()
         drafts: list[list[int]] = [[] for _ in self.requests]
@@ -68,7 +69,7 @@ class NextTokenDrafter:
             self.draw(hidden_BD, drafts)
             if len(drafts[0]) == num_tokens:
                 break
-            guessed_B1 = torch.tensor([draft[-1:] for draft in drafts])
+            guessed_B1 = torch.tensor([draft[-1:] for draft in drafts], device=device)
             hidden_BD = self.read(hidden_BD[:, None], guessed_B1, rows)[:, 0]
             self.cache.lengths_B[rows] += 1
         self.cache.lengths_B[rows] = lengths_B  # guesses are read again, as what they turn out to be
@@ -84,7 +85,7 @@ class NextTokenDrafter:
 
     def draw(self, hidden_BD: Tensor, drafts: Sequence[list[int]]) -> None:
         """Append a guess to every request's drafts."""
-        log_probs_BW = log_softmax(self.network.logits(hidden_BD))
+        log_probs_BW = log_softmax(self.network.logits(hidden_BD)).cpu()
         written = [[*request.token_ids, *draft] for request, draft in zip(self.requests, drafts, strict=True)]
         params, seeds = [one.params for one in self.requests], [one.seed for one in self.requests]
         allowed = [request.allowed(tokens) for request, tokens in zip(self.requests, written, strict=True)]

@@ -25,12 +25,12 @@ from gorae.engine.routings import of_rows
 from gorae.engine.runner import Count, Runner
 from gorae.engine.sampler import draw, policies
 from gorae.engine.scheduler import LONG_PASS, LONGEST_PASS, Reading, next_reading, tokens_of_a_pass
-from gorae.engine.shortage import ShortageError, is_shortage
+from gorae.engine.shortage import ShortageError, is_shortage, memory_of
 from gorae.engine.spill import PageFolder
 from gorae.engine.weights import WeightsWatch, replace_weights
 from gorae.kernels import TILE_KEYS
 from gorae.model import Network, weight_bytes_read
-from gorae.observe import log, memory_bytes
+from gorae.observe import log
 from gorae.text import StreamDecoder, Tokenizer
 
 
@@ -46,6 +46,7 @@ class ServableModel(Protocol):
 
 
 CACHE_SHARE = 0.5  # of the memory available when an engine is made, unless told otherwise
+GPU_SHARE = 0.25  # where memory is taken at once, and a trainer may need the rest
 
 
 class Event(NamedTuple):
@@ -84,7 +85,7 @@ class Engine:
     """Continues prompts with the model's own network, up to `max_batch` at a time; `count` bills what it computes.
 
     cache_tokens: tokens the cache may hold, those of known prefixes among them; by default what half of the memory
-        available now has room for. Prompt and reply together are at most this long.
+        available now has room for, or a quarter of a GPU's. Prompt and reply together are at most this long.
     cache_type: "float32", "bfloat16" or "int8", of what the cache holds: float32 alone in exact mode, bfloat16 in fast
         mode unless told otherwise. int8 takes about half of that and rounds more.
     prefill_tokens: tokens of prompts that a step may read, in whole key pages of 32. A long prompt goes layer by layer
@@ -116,10 +117,11 @@ class Engine:
     ) -> None:
         if max_batch < 1:
             raise ValueError(f"max_batch={max_batch} must be at least 1")
+        device = model.network.device
         if prefill_tokens is None:
             weight_bytes = weight_bytes_read(model.network, LONGEST_PASS)
             prefill_tokens = tokens_of_a_pass(
-                model.config, weight_bytes, *memory_bytes(), is_fast=model.network.is_fast
+                model.config, weight_bytes, *memory_of(device), is_fast=model.network.is_fast
             )
         limits = {"prefill_tokens": prefill_tokens, "prefill_tokens_while_running": prefill_tokens_while_running}
         for name, num_tokens in limits.items():
@@ -130,7 +132,8 @@ class Engine:
             token_bytes = cache_bytes_per_token(model.config, is_fast=is_fast, cache_type=cache_type)
             if speculation in ("auto", "mtp") and model.network.mtp:  # its module remembers, as a layer does
                 token_bytes += cache_bytes_per_token(model.config, is_fast=is_fast) // model.config.num_layers
-            cache_tokens = max(TILE_KEYS, int(CACHE_SHARE * memory_bytes()[0]) // token_bytes)
+            share = CACHE_SHARE if device.type == "cpu" else GPU_SHARE
+            cache_tokens = max(TILE_KEYS, int(share * memory_of(device)[0]) // token_bytes)
         if cache_tokens < TILE_KEYS:
             raise ValueError(f"cache_tokens={cache_tokens} must be at least {TILE_KEYS}, one page of keys")
         self.config, self.tokenizer = model.config, model.tokenizer
@@ -385,7 +388,8 @@ class Engine:
         require_numbers(log_probs_NW, self.runner.network, {place: places.requests[place] for place in reached})
         chosen_N = log_probs_NW.gather(-1, torch.tensor(tokens_N)[:, None])[:, 0].tolist()
         asking = [place for place in reached if places.params[place].policy and not places.params[place].is_whole]
-        drawn_from = policies(draws, asking, [places.params[place] for place in asking]) if asking else []
+        device = self.runner.network.device
+        drawn_from = policies(draws, asking, [places.params[place] for place in asking], device) if asking else []
         policy_of = dict(zip(asking, drawn_from, strict=True))
         limits = {"end_ids": self.config.end_ids, "max_positions": self.config.max_positions}
         events = []

@@ -31,7 +31,7 @@ def of_rows(passage: Passage, rows: Sequence[int]) -> list[Tensor]:
     num_rows, num_tokens = passage.features.hidden_BTD.shape[:2]
     experts, weights = zip(*((one.experts_NA, one.weights_NA) for one in passage.features.routings), strict=True)
     ways = torch.stack([torch.stack(experts).int(), torch.stack(weights).view(torch.int32)])
-    ways = ways.unflatten(2, (num_rows, num_tokens))
+    ways = ways.cpu().unflatten(2, (num_rows, num_tokens))
     if list(rows) != list(range(num_rows)):  # of the others nothing is to stay in memory
         ways = ways[:, :, list(rows)]
     counts = [passage.counts[row] for row in rows]

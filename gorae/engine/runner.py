@@ -50,12 +50,15 @@ class Runner:
 
     def renew(self) -> None:
         """Free all memory, and begin with a cache of the network as it now is."""
+        for held in ("cache", "prefixes", "passes"):  # first: a GPU may have no room for two
+            vars(self).pop(held, None)
         try:
             self.cache = Cache(
                 self.network.config,
                 num_pages=self.num_pages,
                 is_fast=self.network.is_fast,
                 cache_type=self.cache_type,
+                device=self.network.device,
             )
         except RuntimeError as error:
             if not is_shortage(error):
@@ -86,12 +89,13 @@ class Runner:
         starts = self.cache.lengths_B[rows].tolist()
         self.make_room([start + count for start, count in zip(starts, counts, strict=True)])
         longest = max(counts)
-        tokens_BT = torch.tensor([tokens + tokens[-1:] * (longest - len(tokens)) for tokens in token_ids])
+        padded = [tokens + tokens[-1:] * (longest - len(tokens)) for tokens in token_ids]
+        tokens_BT = torch.tensor(padded, device=self.cache.device)
         features = self.passes(tokens_BT, rows)
         counts_B = torch.tensor(counts)
         self.cache.lengths_B[rows] += counts_B
         self.bill(tokens_BT.numel(), context=sum(starts) / len(starts) + (longest + 1) / 2)
-        is_own_BT = torch.arange(longest) < counts_B[:, None]
+        is_own_BT = (torch.arange(longest) < counts_B[:, None]).to(self.cache.device)
         return Passage(starts, counts, features), self.log_probs(features.hidden_BTD[is_own_BT])
 
     @torch.inference_mode()
@@ -123,21 +127,22 @@ class Runner:
         for row, (sequence, start) in enumerate(zip(self.reading, start_B.tolist(), strict=True)):
             new = sequence[start : start + tokens_BT.shape[1]]
             tokens_BT[row, : len(new)] = torch.tensor(new)
-        features = self.network(tokens_BT, self.cache, rows)
+        features = self.network(tokens_BT.to(self.cache.device), self.cache, rows)
         self.bill(tokens_BT.numel(), context=start_B.double().mean().item() + tokens_BT.shape[1] / 2)
         self.cache.lengths_B[rows] = torch.minimum(start_B + tokens_BT.shape[1], end_B)
         passage = Passage(start_B.tolist(), (self.cache.lengths_B[rows] - start_B).tolist(), features)
         if num_left > tokens_BT.shape[1]:
             return passage, None
-        last_BD = features.hidden_BTD[torch.arange(len(self.reading)), end_B - start_B - 1]
+        last_B = (end_B - start_B - 1).to(self.cache.device)
+        last_BD = features.hidden_BTD[torch.arange(len(last_B), device=self.cache.device), last_B]
         log_probs_BW = self.log_probs(last_BD)
         for row, sequence in enumerate(self.reading, self.num_running):
             self.keep(row, sequence)
         return passage, log_probs_BW[self.seat(sequences)]
 
     def log_probs(self, hidden_ND: Tensor) -> Tensor:
-        """The log-probabilities [N, W] of what follows N features."""
-        return log_softmax(self.network.logits(hidden_ND))
+        """The log-probabilities [N, W] of what follows N features, on the CPU: one order of sums draws all tokens."""
+        return log_softmax(self.network.logits(hidden_ND)).cpu()
 
     def seat(self, sequences: list[tuple[int, ...]]) -> list[int]:
         """Turn the rows read into running rows, one for each of `sequences`; returns their places among those read."""

@@ -13,6 +13,8 @@ from torch import Tensor
 from gorae.engine.request import Policy, SamplingParams
 from gorae.kernels import cut_log_softmax
 
+CPU = torch.device("cpu")
+
 
 class Draws(NamedTuple):
     """The next token of every row, what it was drawn by, and, where a cut was asked for, what it was drawn from."""
@@ -67,8 +69,13 @@ def pick(scores_BW: Tensor, probs_BW: Tensor, params: Sequence[SamplingParams], 
     return torch.where(numbers([one.temperature for one in params]) == 0, scores_BW.argmax(-1), drawn_B)
 
 
-def policies(draws: Draws, places: Sequence[int], params: Sequence[SamplingParams]) -> list[Policy]:
-    """What the tokens at these places were drawn from; `params` are those of these places."""
+def policies(
+    draws: Draws, places: Sequence[int], params: Sequence[SamplingParams], device: torch.device = CPU
+) -> list[Policy]:
+    """What the tokens at these places were drawn from; `params` are those of these places.
+
+    device: the network's, where the trainer computes the same, and so with the same bits.
+    """
     rows = torch.tensor(places)
     scores_BW = draws.scores_BW[rows]
     is_kept_BW = scores_BW > float("-inf")
@@ -80,7 +87,8 @@ def policies(draws: Draws, places: Sequence[int], params: Sequence[SamplingParam
         is_greedy_B1 = torch.tensor([[one.temperature == 0] for one in params])
         is_kept_BW &= torch.zeros_like(is_kept_BW).scatter_(-1, drawn_B1, True) | ~is_greedy_B1
     temperatures_B = torch.tensor([one.temperature or 1.0 for one in params])
-    log_probs_B = cut_log_softmax(scores_BW, temperatures_B, is_kept_BW).gather(-1, drawn_B1)[:, 0]
+    given = (one.to(device) for one in (scores_BW, temperatures_B, is_kept_BW))
+    log_probs_B = cut_log_softmax(*given).cpu().gather(-1, drawn_B1)[:, 0]
     kept = [None if is_kept_W.all() else is_kept_W.nonzero()[:, 0].int() for is_kept_W in is_kept_BW]
     return list(map(Policy, log_probs_B.tolist(), kept))
 

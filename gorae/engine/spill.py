@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gorae.config import CacheType, cache_type_of
-from gorae.kernels import TILE_KEYS, kernels_in_use
+from gorae.kernels import TILE_KEYS, kernels_in_use, name_of
 from gorae.model import Network
 from gorae.observe import log, processor_name
 
@@ -128,11 +128,12 @@ def page_keys(fingerprint: str, sequence: Sequence[int]) -> Iterator[str]:
 def fingerprint_of(network: Network, cache_type: CacheType | None = None) -> str:
     """What the bits of a page depend on but its tokens: the config, every byte of the weights, kernels, type."""
     modes = network.is_fast, cache_type_of(cache_type, is_fast=network.is_fast)
-    others = (network.config, *modes, TILE_KEYS, kernels_in_use(), torch.__version__, processor_name())
+    machine = (kernels_in_use(), torch.__version__, processor_name(), name_of(network.device))
+    others = (network.config, *modes, TILE_KEYS, *machine)
     digest = hashlib.sha256(repr(others).encode())
     for name, tensor in sorted(held_tensors(network), key=lambda one: one[0]):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

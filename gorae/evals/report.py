@@ -25,7 +25,7 @@ _NOTE = (
 _HEADINGS = {  # as they are on the screen
     "95% ": "95%\n",
     "majority@": "maj@",
-    "language": "lan-\nguage",
+    "language": "lang",
     "cut off": "cut\noff",
     "not graded": "not\ngraded",
 }
@@ -61,8 +61,9 @@ def print_table(evaluation: Mapping[str, dict[str, Any]], console: Console | Non
     asked = {(one["items"], one["items_sha256"]): None for one in evaluation.values() if "items_sha256" in one}
     columns = [cells for cells in zip(*_rows(evaluation), strict=True) if not asked or cells[0] != "items"]
     header, *rows = zip(*columns, strict=True)
-    # Narrow headings, no percent signs and no rules between columns: the table fits a terminal of 100 columns.
-    layout: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
+    # Narrow headings, no percent signs, one space between columns: a terminal of 80 columns holds the recipe's table,
+    # one of 100 a task's.
+    layout: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": 0}
     table = Table(
         title="Evaluation, shares in %", caption=_NOTE, title_justify="left", caption_justify="left", **layout
     )

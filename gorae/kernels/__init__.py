@@ -8,6 +8,7 @@ gets this from PyTorch by padding every product to whole tiles of `TILE_ROWS` ro
 from gorae.kernels.attention import attention, cached_attention
 from gorae.kernels.backend import kernels_in_use
 from gorae.kernels.byte_rows import byte_rows, row_bytes, row_width, wide_rows
+from gorae.kernels.device import choose_device, name_of
 from gorae.kernels.experts import expert_mlp
 from gorae.kernels.gated_mlp import gated_mlp
 from gorae.kernels.head_linear import head_linear
@@ -42,6 +43,7 @@ __all__ = [
     "bands",
     "byte_rows",
     "cached_attention",
+    "choose_device",
     "cut_log_softmax",
     "expert_load",
     "expert_mlp",
@@ -53,6 +55,7 @@ __all__ = [
     "log_softmax",
     "multiply_add",
     "multiply_add_bytes",
+    "name_of",
     "pack",
     "paged_attention",
     "panel_bytes",

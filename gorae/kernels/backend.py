@@ -1,4 +1,4 @@
-"""Which code runs an operation on the CPU: the kernels compiled for this processor, or the reference.
+"""Which code runs an operation: on the CPU the kernels compiled for this processor, or else the reference.
 
 Nouns: `native` is the compiled module's part for one instruction set. The environment variable GORAE_KERNELS, read once
 when this room is entered, forces one: `reference`, `cpu` (compiled, the best there is), or an instruction set's name.

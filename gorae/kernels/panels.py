@@ -50,7 +50,8 @@ def pack(weight: Tensor, bits: int) -> Panels:
     Raises ValueError for numbers that are not finite, or beyond what float16 scales reach.
     """
     num_outputs, num_inputs = weight.shape
-    packed = torch.empty(-(-num_outputs // PANEL), panel_bytes(num_inputs, bits), dtype=torch.uint8)
+    sizes = -(-num_outputs // PANEL), panel_bytes(num_inputs, bits)
+    packed = torch.empty(sizes, dtype=torch.uint8, device=weight.device)
     rows_at_once = PANEL * max(1, (1 << 18) // max(1, num_inputs * PANEL))
     for begin in range(0, num_outputs, rows_at_once):
         rows = weight[begin : begin + rows_at_once].float()

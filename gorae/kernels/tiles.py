@@ -3,6 +3,9 @@
 Measured on AVX2 with MKL (facts behind docs/numerics.md): a float32 product gives the same bits for a row whatever
 the batch and wherever it lies in memory, once its rows come in eights and it has 16 columns or more, and attention
 once keys come in blocks of 32.
+
+A GPU's library chooses an order of summation by a product's shape. So there every product has one of few shapes, and
+layouts: `GPU_ROWS` rows, and in attention `GPU_SEQUENCES` by `GPU_QUERIES` by `GPU_KEYS`. That has not been measured.
 """
 
 import torch.nn.functional as F
@@ -11,6 +14,9 @@ from torch import Tensor
 TILE_ROWS = 8
 TILE_KEYS = 32
 LEAST_COLUMNS = 16
+
+GPU_ROWS = 64
+GPU_SEQUENCES, GPU_QUERIES, GPU_KEYS = 16, 32, 128
 
 
 def whole_pages(num_keys: int) -> int:

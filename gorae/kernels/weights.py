@@ -62,6 +62,13 @@ def kind_of(weight: Weight | None) -> int | None:
     return None
 
 
+def device_of(weight: Weight) -> torch.device:
+    """Where a weight lies."""
+    if isinstance(weight, Tensor):
+        return weight.device
+    return weight.packed.device if isinstance(weight, Panels) else weight.values.device
+
+
 def place_of(weight: Weight) -> tuple[int, int, int, int]:
     """Of a weight that has a kind and contiguous rows; a plain tuple, since this is asked at every product."""
     if isinstance(weight, Tensor):
@@ -131,7 +138,7 @@ def bands(weight: Weight) -> Iterator[Tensor]:
 
 def whole(weight: Weight, dtype: torch.dtype = torch.float32) -> Tensor:
     """A copy of a matrix in one float type, filled some rows at a time, so that no second one is in memory."""
-    filled, begin = torch.empty(weight.shape, dtype=dtype), 0
+    filled, begin = torch.empty(weight.shape, dtype=dtype, device=device_of(weight)), 0
     for band in bands(weight):
         filled[begin : begin + len(band)] = band.detach()
         begin += len(band)

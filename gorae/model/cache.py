@@ -39,6 +39,7 @@ class Cache:
     and rows take them by themselves.
 
     cache_type: of what is remembered, by default bfloat16 in fast mode, of which int8 takes 0.53; exact: float32.
+    device: where pages lie. Who holds which is known on the CPU, so that nobody waits for a GPU to tell.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Cache:
         num_pages: int | None = None,
         is_fast: bool = False,
         cache_type: CacheType | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
+        self.device = torch.device(device)
         dtype = TYPES[cache_type_of(cache_type, is_fast=is_fast)]
         self.is_bounded = num_pages is not None
         self.book = PageBook(num_pages or 0)
@@ -60,7 +63,9 @@ class Cache:
             heads, widths = 1, [self.latent_dim + config.rope_dim]
         self.layers = [
             [
-                torch.empty(1 + self.book.num_pages, heads, TILE_KEYS, held_width(width, dtype), dtype=dtype)
+                torch.empty(
+                    1 + self.book.num_pages, heads, TILE_KEYS, held_width(width, dtype), dtype=dtype, device=self.device
+                )
                 for width in widths
             ]
             for _ in range(config.num_layers)
@@ -145,18 +150,23 @@ class Cache:
             for row, start in enumerate(starts_B.tolist(), rows.start):
                 self.reserve(row, start + num_new)
         places_BT = starts_B[:, None] + torch.arange(num_new)
-        self._widen_table(pages_for(int(starts_B.max()) + num_new))
+        num_pages = pages_for(int(starts_B.max()) + num_new)
+        self._widen_table(num_pages)
         table_BM = self.table_BM[rows]
-        return Places(table_BM, starts_B, table_BM.gather(1, places_BT // TILE_KEYS), places_BT % TILE_KEYS)
+        found = Places(table_BM, starts_B, table_BM.gather(1, places_BT // TILE_KEYS), places_BT % TILE_KEYS)
+        if self.device.type == "cpu":
+            return found
+        found = found._replace(table_BM=table_BM[:, :num_pages])
+        return Places._make(one.to(self.device) for one in found)
 
     def page_bytes(self, page: int) -> bytes:
         """What all layers hold of a page."""
         held = (pages[page].contiguous() for kinds in self.layers for pages in kinds)
-        return b"".join(one.view(torch.uint8).numpy().tobytes() for one in held)
+        return b"".join(one.view(torch.uint8).cpu().numpy().tobytes() for one in held)
 
     def fill_page(self, page: int, stored: bytes) -> None:
         """Let a page hold what `page_bytes` gave."""
-        left = torch.frombuffer(bytearray(stored), dtype=torch.uint8)
+        left = torch.frombuffer(bytearray(stored), dtype=torch.uint8).to(self.device)
         for kinds in self.layers:
             for pages in kinds:
                 num_bytes = pages[page].nbytes
@@ -176,7 +186,7 @@ class Cache:
             kinds[:] = [torch.cat((held, held.new_empty(more, *held.shape[1:]))) for held in kinds]
 
     def _copy(self, copies: dict[int, int]) -> None:
-        targets, sources = torch.tensor(list(copies)), torch.tensor(list(copies.values()))
+        targets, sources = (torch.tensor(list(pages), device=self.device) for pages in (copies, copies.values()))
         for kinds in self.layers:
             for held in kinds:
                 held[targets] = held[sources]
@@ -248,5 +258,6 @@ def own_pages(key_BJTK: Tensor, value_BJTV: Tensor | None = None, *, latent_dim:
 
     keys_NJPK = paged(key_BJTK.to(FAST_TYPE))
     values_NJPV = keys_NJPK[..., :latent_dim] if value_BJTV is None else paged(value_BJTV.to(FAST_TYPE))
-    table_BM = torch.arange(num_rows * num_pages).view(num_rows, num_pages)
-    return Remembered(keys_NJPK, values_NJPV, table_BM, torch.zeros(num_rows, dtype=torch.long))
+    table_BM = torch.arange(num_rows * num_pages, device=key_BJTK.device).view(num_rows, num_pages)
+    starts_B = torch.zeros(num_rows, dtype=torch.long, device=key_BJTK.device)
+    return Remembered(keys_NJPK, values_NJPV, table_BM, starts_B)

@@ -3,12 +3,13 @@
 Training passes whole sequences; decoding passes a cache and the rows it works on. Both run the same lines.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gorae.config import ModelConfig
 from gorae.kernels import Routing, linear, rms_norm, rotary_angles
@@ -32,6 +33,9 @@ class Features(NamedTuple):
 class Network(nn.Module):
     """A network of the configured shape on one device; weights are drawn from `seed`. Its head may be its embedding.
 
+    With `recompute_blocks` what goes into each block is kept for the gradient, and what is within is computed once
+    more: to the bit, as nothing in a block is random.
+
     It computes in float32. Where it is not to learn, a parameter may be replaced by what `gorae.kernels` takes in its
     place: a tensor in a narrower type, FP8 with its scales, a list of matrices instead of the stacked experts.
     """
@@ -39,12 +43,18 @@ class Network(nn.Module):
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.recompute_blocks = False
         self.embedding_WD = nn.Parameter(torch.empty(config.vocab_size, config.model_dim))
         self.blocks = nn.ModuleList(Block(config, dense=config.is_dense(i)) for i in range(config.num_layers))
         self.norm_D = nn.Parameter(torch.ones(config.model_dim))
         self.head_WD = None if config.tie_embeddings else nn.Parameter(torch.empty(self.embedding_WD.shape))
         self.mtp = nn.ModuleList(NextTokenModule(config) for _ in range(config.num_mtp_modules))
         self.draw_weights(seed)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie, and where token ids are to be given."""
+        return self.embedding_WD.device
 
     @property
     def is_fast(self) -> bool:
@@ -86,10 +96,10 @@ class Network(nn.Module):
         `replay` has for each layer with experts, the first one first, the ways that the tokens are to take.
         """
         if cache is None:
-            return self.run_blocks(token_ids_BT, torch.zeros(1, dtype=torch.long), replay=replay)
+            return self.run_blocks(token_ids_BT, first_place(token_ids_BT), replay=replay)
         rows = rows or slice(0, token_ids_BT.shape[0])
         memories = cache.memories(rows, token_ids_BT.shape[1])
-        return self.run_blocks(token_ids_BT, cache.lengths_B[rows], memories, replay)
+        return self.run_blocks(token_ids_BT, memories[0].places.starts_B, memories, replay)
 
     def read_rows(self, token_ids_BT: Tensor, lengths_B: Tensor) -> Features:
         """What `forward` gives for rows of so many tokens each, bit for bit; of padding, what it gives for any token.
@@ -119,10 +129,20 @@ class Network(nn.Module):
         routings = []
         for layer, block in enumerate(self.blocks):
             way = replay[len(routings)] if replay else None
-            x_BTD, routing = block(x_BTD, angles, sight, memories[layer] if memories else None, way)
+            given = angles, sight, memories[layer] if memories else None, way
+            x_BTD, routing = self.recomputed(block, x_BTD, *given) if self.recomputes else block(x_BTD, *given)
             if routing is not None:
                 routings.append(routing)
         return Features(rms_norm(x_BTD, self.norm_D, self.config.norm_eps), routings)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether what is computed now is to be computed again for its gradient."""
+        return self.recompute_blocks and torch.is_grad_enabled()
+
+    def recomputed(self, compute: Callable[..., Any], *given: Any) -> Any:
+        """compute(*given), of whose way nothing is kept for the gradient but what was given."""
+        return checkpoint(compute, *given, use_reentrant=False, preserve_rng_state=False)
 
     def embed(self, token_ids_BT: Tensor) -> Tensor:
         return F.embedding(token_ids_BT, self.embedding_WD).float()
@@ -132,16 +152,16 @@ class Network(nn.Module):
 
         Attention over pages takes no mask: it is causal.
         """
-        positions_BT = start_B[:, None] + torch.arange(num_tokens)
+        positions_BT = start_B[:, None] + torch.arange(num_tokens, device=start_B.device)
         angles = self.angles(positions_BT)
         if self.is_fast or not is_masked:
             return angles, None
-        hidden_BTS = torch.arange(int(start_B.max()) + num_tokens) > positions_BT[..., None]
-        mask_B1TS = torch.zeros(hidden_BTS.shape).masked_fill_(hidden_BTS, float("-inf"))[:, None]
-        return angles, mask_B1TS
+        hidden_BTS = torch.arange(int(start_B.max()) + num_tokens, device=start_B.device) > positions_BT[..., None]
+        mask_BTS = torch.zeros(hidden_BTS.shape, device=start_B.device).masked_fill_(hidden_BTS, float("-inf"))
+        return angles, mask_BTS[:, None]
 
     def angles(self, positions_BT: Tensor) -> Tensor:
-        frequencies = rotary_frequencies(self.config)
+        frequencies = rotary_frequencies(self.config, positions_BT.device)
         return rotary_angles(positions_BT, frequencies, angle_scale(self.config))[:, :, None]
 
     def predict_further(self, features: Features, token_ids_BT: Tensor) -> list[Features]:
@@ -153,7 +173,7 @@ class Network(nn.Module):
         hidden = features.hidden_BTD
         for depth, module in enumerate(self.mtp, start=1):
             following = self.embed(token_ids_BT[:, depth:])
-            angles, mask = self.places(torch.zeros(1, dtype=torch.long), following.shape[1])
+            angles, mask = self.places(first_place(token_ids_BT), following.shape[1])
             hidden, routing = module(hidden[:, : following.shape[1]], following, angles, mask)
             predictions.append(Features(hidden, [routing]))
         return predictions
@@ -164,12 +184,17 @@ class Network(nn.Module):
         hidden_BTD are features of tokens, next_ids_BT the tokens after these; the result predicts those after them.
         """
         (memory,) = cache.memories(rows, next_ids_BT.shape[1])
-        angles, mask = self.places(cache.lengths_B[rows], next_ids_BT.shape[1], is_masked=False)
+        angles, mask = self.places(memory.places.starts_B, next_ids_BT.shape[1], is_masked=False)
         return self.mtp[0](hidden_BTD, self.embed(next_ids_BT), angles, mask, memory)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 logits [..., W] of features [..., D]."""
         return linear(hidden, self.embedding_WD if self.head_WD is None else self.head_WD)
+
+
+def first_place(token_ids_BT: Tensor) -> Tensor:
+    """Where whole sequences start."""
+    return torch.zeros(1, dtype=torch.long, device=token_ids_BT.device)
 
 
 def made_fast(network: Network) -> Network:

@@ -42,6 +42,7 @@ class RepeatedPasses:
     """A network over a bounded cache: bit for bit `network(token_ids_BT, cache, rows)`.
 
     Weights may change in place between passes; whoever replaces them makes these anew. Hooks of modules are not run.
+    Only what runs on the CPU is recorded.
     """
 
     def __init__(self, network: Network, cache: Cache) -> None:
@@ -56,7 +57,7 @@ class RepeatedPasses:
         places = self.cache.places(rows, token_ids_BT.shape[1])
         num_rows, num_tokens = token_ids_BT.shape
         shape = Shape(num_rows, num_tokens, places.table_BM.shape[1], torch.get_num_threads())
-        if shape not in self.met:
+        if shape not in self.met or self.cache.device.type != "cpu":
             self.met.add(shape)
             return self.run(token_ids_BT, places)
         if shape not in self.passes:

@@ -11,18 +11,18 @@ from torch import Tensor
 from gorae.config import ModelConfig, RopeScaling
 
 
-def rotary_frequencies(config: ModelConfig) -> Tensor:
+def rotary_frequencies(config: ModelConfig, device: torch.device) -> Tensor:
     """Radians a position of each of the R/2 pairs, float32."""
-    exponents = torch.arange(0, config.rope_dim, 2, dtype=torch.float32) / config.rope_dim
+    exponents = torch.arange(0, config.rope_dim, 2, dtype=torch.float32, device=device) / config.rope_dim
     frequencies = config.rope_theta**-exponents
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies
-    kept = kept_by_pair(config, scaling) if scaling.kind == "yarn" else kept_by_turns(frequencies, scaling)
+    kept = kept_by_pair(config, scaling, device) if scaling.kind == "yarn" else kept_by_turns(frequencies, scaling)
     return frequencies / scaling.factor * (1 - kept) + frequencies * kept
 
 
-def kept_by_pair(config: ModelConfig, scaling: RopeScaling) -> Tensor:
+def kept_by_pair(config: ModelConfig, scaling: RopeScaling, device: torch.device) -> Tensor:
     """YaRN: 1 for the pairs that turn fast, 0 for the slow, linear in the pair's number between."""
 
     def pair_that_turns(turns: float) -> float:
@@ -31,7 +31,7 @@ def kept_by_pair(config: ModelConfig, scaling: RopeScaling) -> Tensor:
 
     first = max(math.floor(pair_that_turns(scaling.fast_turns)), 0)
     last = min(math.ceil(pair_that_turns(scaling.slow_turns)), config.rope_dim - 1)
-    pairs = torch.arange(config.rope_dim // 2, dtype=torch.float32)
+    pairs = torch.arange(config.rope_dim // 2, dtype=torch.float32, device=device)
     return 1 - ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
 
 

@@ -73,6 +73,8 @@ def sample_episodes(
         course.begin(tokenizer, conversation, world.tools, begun)
     for turn in range(max_turns):
         speaking = [course for course in courses if course.finish_reason is None]
+        if not speaking:
+            break
         prompts = [course.prompt_ids + course.token_ids for course in speaking]
         left = [params.max_tokens - len(course.logprobs) for course in speaking]
         seeds = [seed_of(seed, course.number, turn) for course in speaking]

@@ -25,20 +25,20 @@ def expert_shares(network: Network, rows: Iterable[Sequence[int]], *, score: str
     """
     if not network.config.num_experts:
         raise ValueError("the network has num_experts=0, so there are none to choose; leave experts=0")
-    totals = [
-        torch.stack([row_means(routing, score) for routing in network(torch.tensor([list(row)])).routings])
-        for row in rows
-    ]
+    totals = []
+    for row in rows:
+        routings = network(torch.tensor([list(row)], device=network.device)).routings
+        totals.append(torch.stack([row_means(routing, score) for routing in routings]))
     if not totals:
         raise ValueError("there are no rows of the task to see its experts at work on; give at least one")
-    total_LE = torch.stack(totals).sum(0)
+    total_LE = torch.stack(totals).sum(0).cpu()
     return total_LE / total_LE.sum(-1, keepdim=True)
 
 
 def row_means(routing: Routing, score: str) -> Tensor:
     """What each expert [E] gets of a row's tokens, on average over them."""
     weights_NA = routing.weights_NA if score == "gate" else torch.ones_like(routing.weights_NA)
-    given_E = torch.zeros(routing.scores_NE.shape[-1], dtype=torch.float64)
+    given_E = weights_NA.new_zeros(routing.scores_NE.shape[-1], dtype=torch.float64)
     return given_E.index_add_(0, routing.experts_NA.flatten(), weights_NA.flatten().double()) / len(weights_NA)
 
 

@@ -7,6 +7,7 @@ algorithm's; docs/reasoning.md states every divisor.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class GrpoSettings:
     reference_every: steps after which the present policy becomes the reference; 0 keeps the first.
     exclude_dead_groups: replies of groups that teach nothing are not counted where the loss is divided.
     num_refills: rounds in which further prompts take the place of such groups, which are then excluded.
+    bfloat16: matrices learn in bfloat16, in half the memory.
+    recompute_blocks: keep no more of a block for the gradient than what goes into it, and compute it twice.
     soft_tokens: over the last so many of max_tokens a reply loses up to 1 of its reward, as in DAPO; 0 for no loss.
     rollouts: of an engine with the trainer's own weights, "exact", or on these quantised to "int8" or "int4".
     correction: weights for what rollouts differ by, none, tis_tokens, tis_sequences, mis_tokens or mis_sequences.
@@ -78,6 +81,8 @@ class GrpoSettings:
     optimizer: OptimizerSettings = OptimizerSettings(lr=5e-4, matrix_lr=None)
     adapter: AdapterSettings = AdapterSettings()
     save_every: int = 10
+    bfloat16: bool = False
+    recompute_blocks: bool = False
 
     def __post_init__(self) -> None:
         if self.num_prompts < 1 or self.num_samples < 2:
@@ -177,6 +182,11 @@ class PolicyBatch(Batch):
     is_fresh: bool = True
     first_log_probs_N: Tensor | None = None
 
+    def to(self, device: torch.device) -> Self:
+        """Ways too; what `sampling` tells stays where it is, in many small parts."""
+        ways = [Replay(*(kind.to(device) for kind in way)) for way in self.ways]
+        return replace(super().to(device), ways=ways)
+
 
 def mini_batch(rollouts: Sequence[Rollout], settings: GrpoSettings, part: int) -> list[Rollout]:
     """The groups of one of a batch's `num_updates` updates: every so many-th, as they were sampled."""
@@ -265,6 +275,7 @@ def describe_rollouts(rollouts: Sequence[Rollout], rewards_PG: Tensor) -> dict[s
 @torch.no_grad()
 def first_log_probs(network: Network, batch: PolicyBatch, settings: GrpoSettings) -> Tensor:
     """The trainer's log-probabilities of a batch's tokens before an update, as a later one needs them."""
+    batch = batch.to(network.device)
     return policy_outputs(network, batch, sampling=batch.sampling, replay=ways_of(batch, settings)).log_probs_N
 
 

@@ -46,20 +46,21 @@ def measure_parity(model: ServableModel, prompts: Sequence[list[int]], *, num_to
     ]
     outputs = engine.generate(list(prompts), params)
     batch = pad_batch([training_row(output.prompt_token_ids, output.token_ids) for output in outputs], pad_id=0)
+    batch = batch.to(model.network.device)
     with torch.no_grad():
         features = model.network(batch.token_ids_BT[:, :-1])
         chosen = batch.weights_BT[:, 1:] > 0
         log_probs_N = token_log_probs(model.network, features.hidden_BTD[chosen], batch.token_ids_BT[:, 1:][chosen])
     reported_N = torch.tensor([log_prob for output in outputs for log_prob in output.logprobs])
     decided = [output.routings.experts_LTA for output in outputs if output.routings]
-    trained = [routing.experts_NA.unflatten(0, features.hidden_BTD.shape[:2]) for routing in features.routings]
+    trained = [routing.experts_NA.cpu().unflatten(0, features.hidden_BTD.shape[:2]) for routing in features.routings]
     disagreements = sum(
         int((decided_TA != trained_BTA[place, : len(decided_TA)]).any(-1).sum())
         for place, decided_LTA in enumerate(decided)
         for decided_TA, trained_BTA in zip(decided_LTA, trained, strict=True)
     )
     return Parity(
-        max_difference=(log_probs_N - reported_N).abs().max().item(),
+        max_difference=(log_probs_N.cpu() - reported_N).abs().max().item(),
         routing_disagreements=disagreements,
         num_tokens=len(reported_N),
         num_routings=sum(decided_LTA.shape[:2].numel() for decided_LTA in decided),

@@ -74,9 +74,9 @@ class GoraeSide(Side):
     def score(self, samples: Sequence[Sample]) -> list[list[float]]:
         network, scored = self.model.network, []
         for one in samples:
-            ids_1T = torch.tensor([[*one.prompt_ids, *one.reply_ids]])
+            ids_1T = torch.tensor([[*one.prompt_ids, *one.reply_ids]], device=network.device)
             hidden_ND = network(ids_1T[:, :-1]).hidden_BTD[0, len(one.prompt_ids) - 1 :]
-            scored.append(token_log_probs(network, hidden_ND, torch.tensor(one.reply_ids)).tolist())
+            scored.append(token_log_probs(network, hidden_ND, ids_1T[0, len(one.prompt_ids) :]).tolist())
         return scored
 
 

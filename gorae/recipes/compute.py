@@ -23,10 +23,17 @@ def count_training(meter: Meter, config: ModelConfig, batch: Batch) -> None:
     )
 
 
-def count_policy(meter: Meter, config: ModelConfig, batch: Batch, *, read_rows: int | None) -> None:
-    """A step of learning from rollouts, of which `read_rows` rows (None: all) are read by a reference too."""
+def count_policy(
+    meter: Meter, config: ModelConfig, batch: Batch, *, read_rows: int | None, recomputes: bool = False
+) -> None:
+    """A step of learning from rollouts, of which `read_rows` rows (None: all) are read by a reference too.
+
+    Where blocks are computed again for the gradient, that is one more pass.
+    """
     count_rows(meter, config, batch, training_flops)
     count_rows(meter, config, batch, forward_flops, num_rows=read_rows)
+    if recomputes:
+        count_rows(meter, config, batch, forward_flops)
 
 
 def count_rows(

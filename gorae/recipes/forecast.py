@@ -74,6 +74,7 @@ def reading_pace(model: ChatModel, outputs: Sequence[Output], meter: Meter) -> f
     few = [row for row, end in zip(rows, ends, strict=True) if end <= READ_TOKENS] or rows[:1]
     weighed = [([*prompt, *reply], [0.0] * len(prompt) + [1.0] * len(reply)) for prompt, reply in few]
     batch = pad_batch([(ids[-READ_TOKENS:], weights[-READ_TOKENS:]) for ids, weights in weighed], 0)
+    batch = batch.to(model.network.device)
     flops = forward_flops(model.config, batch.num_tokens, context=batch.token_ids_BT.shape[1] / 2)
     policy_outputs(model.network, batch)  # the first pass finds memory cold
     began = monotonic()

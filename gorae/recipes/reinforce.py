@@ -13,6 +13,7 @@ from torch import Tensor
 from gorae.checkpoint import quantised, save_model
 from gorae.config import forward_flops
 from gorae.engine import Engine, Output
+from gorae.kernels import choose_device
 from gorae.observe import Meter
 from gorae.posttrain import (
     ROUTER_BIAS_RATE,
@@ -84,6 +85,7 @@ def reinforce(
     seed: int,
     schedule: Schedule | None = None,
     max_flops: float = math.inf,
+    device: str | None = "cpu",
     prefix_cache: bool = False,
 ) -> None:
     """GRPO from the model in `start`, for the steps of the schedule or until they have taken `max_flops`.
@@ -91,10 +93,16 @@ def reinforce(
     `ask(n)` yields the n-th batch's questions. Sampling and learning share one network object, so weights need no
     copying, unless there are workers: then questions, worlds and rewards are asked in another thread, batch by batch.
     `prefix_cache` is for episodes, whose turns begin as the turns before; else no prompt comes twice, and a bill should
-    not depend on how much memory was free for prefixes.
+    not depend on how much memory was free for prefixes. `device`: None takes a GPU if there is one.
     """
-    model = load_chat_model(start, trainable=True)
-    first = load_chat_model(start, trainable=bool(wanted.reference_every))
+    where = choose_device(device)
+    if wanted.workers and where.type != "cpu":
+        raise ValueError(
+            f"workers={wanted.workers} sample on the CPU, with other bits than {where}; set one of them only"
+        )
+    model = load_chat_model(start, trainable=True, narrow=wanted.bfloat16, device=where)
+    model.network.recompute_blocks = wanted.recompute_blocks
+    first = load_chat_model(start, trainable=bool(wanted.reference_every), narrow=wanted.bfloat16, device=where)
     reference = Reference(first.network, folder / "reference.safetensors", wanted.reference_every)
     tally = Tally()
     engine_of = partial(Engine, max_batch=wanted.num_prompts * wanted.num_samples, prefix_cache=prefix_cache)
@@ -156,7 +164,7 @@ def reinforce(
         return replace(batch, first_log_probs_N=firsts[part - 1]) if part and firsts else batch
 
     def count(batch: Batch) -> None:
-        count_policy(meter, config, batch, read_rows=wanted.kl_rows)
+        count_policy(meter, config, batch, read_rows=wanted.kl_rows, recomputes=wanted.recompute_blocks)
 
     num_batches = math.ceil(schedule.num_steps / wanted.num_updates)
     ahead = BatchesAhead(begin, staleness=wanted.staleness, num_batches=num_batches)

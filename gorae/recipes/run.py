@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from gorae.checkpoint import load, locked
+from gorae.checkpoint import Held, load, locked
 from gorae.config import ModelConfig, listing, read, save
 from gorae.model import Network
 from gorae.observe import Ledger, Meter, log, replace_text
@@ -96,9 +96,15 @@ class ChatModel:
     tokenizer: Tokenizer
 
 
-def load_chat_model(path: Path, *, trainable: bool = False) -> ChatModel:
-    """Load what `load` takes. Raises ValueError if it has no tokenizer, since nothing could be asked of it."""
-    model = load(path, weights="float32" if trainable else "stored")
+def load_chat_model(
+    path: Path, *, trainable: bool = False, narrow: bool = False, device: torch.device | str = "cpu"
+) -> ChatModel:
+    """Load what `load` takes, as it is stored or to learn: in float32, or with `narrow` matrices in bfloat16.
+
+    Raises ValueError if it has no tokenizer, since nothing could be asked of it.
+    """
+    learning: Held = "bfloat16" if narrow else "float32"
+    model = load(path, weights=learning if trainable else "stored", device=device)
     if model.tokenizer is None:
         raise ValueError(
             f"{path} has no tokenizer, and a chat needs one; give a folder with tokenizer.json or a .gguf file with one"

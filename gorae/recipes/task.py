@@ -21,6 +21,7 @@ from gorae.checkpoint import load_tokenizer
 from gorae.config import as_dict
 from gorae.engine import Engine, Output, SamplingParams
 from gorae.evals import Evaluation, Sample, bootstrap_interval, consistency_of, draw_curves, print_table
+from gorae.kernels import choose_device
 from gorae.observe import Bill, Ledger, Meter, log, read_metrics, read_prices, replace_text, rung
 from gorae.posttrain import CUT_OFF, Episode, GrpoSettings, World
 from gorae.recipes.forecast import advise, as_plan, compare, plan, plan_table, take_pace
@@ -36,7 +37,9 @@ MOST_SEALED = 0.2  # of the rows of a list
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """task: what `load_task` reads; model: where to begin; the others as in the laptop recipe."""
+    """task: what `load_task` reads; model: where to begin; device: where to compute, on a GPU if there is one and it is
+    not said; the others as in the laptop recipe.
+    """
 
     task: str
     model: Path
@@ -44,6 +47,7 @@ class TaskSettings:
     threads: int | None = None
     rl: GrpoSettings = field(default_factory=GrpoSettings)
     evaluate: EvaluateSettings = EvaluateSettings()
+    device: str | None = None
 
 
 def tune_on_task(folder: Path, settings: TaskSettings, *, only_plan: bool = False) -> dict[str, Any]:
@@ -52,11 +56,12 @@ def tune_on_task(folder: Path, settings: TaskSettings, *, only_plan: bool = Fals
     With `only_plan`, end before anything is learnt, and return what was foretold.
     """
     read_prices()  # a table that cannot be read is refused before the work, not after
+    log(f"tune: on {choose_device(settings.device)}")
     run = Run.open(folder, settings)
     with Graders(settings.task) as graders:
         rows = seal(graders, settings.task, settings.evaluate)
         check_sealed(run.stage("sealed", partial(write_sealed, rows=rows)), rows, settings.task)
-        measured = partial(measure, graders=graders, rows=rows, wanted=settings.evaluate)
+        measured = partial(measure, graders=graders, rows=rows, wanted=settings.evaluate, device=settings.device)
         run.stage("before", partial(measured, path=settings.model))
         told = tell_forecast(run)
         if only_plan:
@@ -109,7 +114,14 @@ def learn(folder: Path, meter: Meter, *, graders: Graders, sealed: frozenset[str
         return [[verdict.reward for verdict in group] for group in verdicts]
 
     reinforce(
-        folder, meter, start=settings.model, ask=ask, wanted=wanted, seed=settings.seed, prefix_cache=tools is not None
+        folder,
+        meter,
+        start=settings.model,
+        ask=ask,
+        wanted=wanted,
+        seed=settings.seed,
+        prefix_cache=tools is not None,
+        device=settings.device,
     )
 
 
@@ -166,7 +178,7 @@ def evaluate_on_task(
     set_up_process(threads)
     with Graders(task) as graders, TemporaryDirectory() as folder, Ledger(folder).stage("evaluate") as meter:
         rows = list_rows(graders, task) if every_row else seal(graders, task, wanted)
-        return earned(meter, path=path, graders=graders, rows=rows, wanted=wanted)
+        return earned(meter, path=path, graders=graders, rows=rows, wanted=wanted, device=None)
 
 
 def list_rows(graders: Graders, task: str) -> list[Row]:
@@ -183,10 +195,16 @@ def measure(folder: Path, meter: Meter, **named: Any) -> None:
 
 
 def earned(
-    meter: Meter, *, path: Path, graders: Graders, rows: Sequence[Row], wanted: EvaluateSettings
+    meter: Meter,
+    *,
+    path: Path,
+    graders: Graders,
+    rows: Sequence[Row],
+    wanted: EvaluateSettings,
+    device: str | None = "cpu",
 ) -> dict[str, Any]:
     """What replies to rows earn, sampled at temperature 1 from fixed seeds."""
-    model = load_chat_model(path)
+    model = load_chat_model(path, device=choose_device(device))
     tools, environments = graders.tools(), Environments(graders, rows, wanted.samples)
     world = None if tools is None else World(tools, environments.act)
     engine = Engine(model, prefix_cache=world is not None, count=meter.add)

@@ -1,7 +1,8 @@
 """What one update learns from: token rows, padded on the right, and how much each token counts as a target."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,6 +18,11 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         return self.token_ids_BT.numel()
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch with all its tensors on a device."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: one.to(device) for name, one in held.items() if isinstance(one, Tensor)})
 
     @property
     def read_lengths(self) -> Tensor:

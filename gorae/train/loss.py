@@ -3,8 +3,8 @@
 A loss takes (network, batch) and returns a `Loss`: the number to differentiate and the figures to report.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from gorae.kernels import Routing, cut_log_softmax, expert_load, log_softmax
 from gorae.model import Network, Replay
 from gorae.train.batch import Batch
 
+HEAD_NUMBERS = 2**26  # of a vocabulary's numbers for a gradient in memory at once: 256 MiB, a whole batch on a laptop
 LEAST_LOG_PROB = -1e30  # of a token without probability, whose share of the entropy is 0
 
 
@@ -26,7 +27,20 @@ class Loss(NamedTuple):
 
 def token_log_probs(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     """log p(target) at temperature 1 for each of N features; the engine reports these same numbers."""
-    return log_softmax(network.logits(hidden_ND)).gather(-1, targets_N[:, None])[:, 0]
+
+    def score(hidden_ND: Tensor, rows: slice) -> Tensor:
+        return log_softmax(network.logits(hidden_ND)).gather(-1, targets_N[rows, None])[:, 0]
+
+    return torch.cat(in_parts(network, score, hidden_ND))
+
+
+def in_parts(network: Network, score: Callable[[Tensor, slice], Any], hidden_ND: Tensor) -> list[Any]:
+    """`score` of some rows of N features at a time, `HEAD_NUMBERS` of the head; where blocks are, computed again."""
+    num_rows = max(1, HEAD_NUMBERS // network.config.vocab_size)
+    parts = [slice(first, first + num_rows) for first in range(0, max(1, len(hidden_ND)), num_rows)]
+    if network.recomputes:
+        return [network.recomputed(score, hidden_ND[rows], rows) for rows in parts]
+    return [score(hidden_ND[rows], rows) for rows in parts]
 
 
 def weighted_cross_entropy(network: Network, hidden_BTD: Tensor, targets_BT: Tensor, weights_BT: Tensor) -> Tensor:
@@ -113,23 +127,30 @@ def policy_outputs(
     chosen = batch.weights_BT[:, 1:] != 0
     ids_BT = batch.token_ids_BT[:, :-1]
     features = network(ids_BT, replay=replay) if replay else network.read_rows(ids_BT, batch.read_lengths)
-    log_probs_NW = log_softmax(network.logits(features.hidden_BTD[chosen]))
-    if sampling is not None:
-        log_probs_NW = drawn_from(log_probs_NW, sampling)
-    with torch.no_grad():
-        entropy = -(log_probs_NW.exp() * log_probs_NW.clamp(min=LEAST_LOG_PROB)).sum(-1).mean().item()
-    log_probs_N = log_probs_NW.gather(-1, batch.token_ids_BT[:, 1:][chosen][:, None])[:, 0]
-    return PolicyOutputs(log_probs_N, entropy, features.routings)
+    targets_N = batch.token_ids_BT[:, 1:][chosen]
+
+    def score(hidden_ND: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        log_probs_NW = log_softmax(network.logits(hidden_ND))
+        if sampling is not None:
+            log_probs_NW = drawn_from(log_probs_NW, sampling._replace(kept_ids=sampling.kept_ids[rows]))
+        with torch.no_grad():
+            entropy_N = -(log_probs_NW.exp() * log_probs_NW.clamp(min=LEAST_LOG_PROB)).sum(-1)
+        return log_probs_NW.gather(-1, targets_N[rows, None])[:, 0], entropy_N
+
+    parts = in_parts(network, score, features.hidden_BTD[chosen])
+    log_probs_N, entropy_N = (torch.cat(held) for held in zip(*parts, strict=True))
+    return PolicyOutputs(log_probs_N, entropy_N.mean().item(), features.routings)
 
 
 def drawn_from(log_probs_NW: Tensor, sampling: Sampling) -> Tensor:
     """The log-probabilities at the temperature, among the tokens kept: the bits that the engine reports."""
-    is_kept_NW = torch.ones(log_probs_NW.shape, dtype=torch.bool, device=log_probs_NW.device)
+    device = log_probs_NW.device
+    is_kept_NW = torch.ones(log_probs_NW.shape, dtype=torch.bool, device=device)
     cut = [(row, kept_K) for row, kept_K in enumerate(sampling.kept_ids) if kept_K is not None]
     if cut:
-        rows = torch.tensor([row for row, _ in cut])
+        rows = torch.tensor([row for row, _ in cut], device=device)
         is_kept_NW[rows] = False
-        counts = torch.tensor([len(kept_K) for _, kept_K in cut])
-        is_kept_NW[rows.repeat_interleave(counts), torch.cat([kept_K for _, kept_K in cut]).long()] = True
+        counts = torch.tensor([len(kept_K) for _, kept_K in cut], device=device)
+        is_kept_NW[rows.repeat_interleave(counts), torch.cat([kept_K for _, kept_K in cut]).long().to(device)] = True
     temperatures_N = log_probs_NW.new_full((len(log_probs_NW),), sampling.temperature)
     return cut_log_softmax(log_probs_NW, temperatures_N, is_kept_NW)

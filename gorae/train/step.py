@@ -15,7 +15,7 @@ def update(
     network: Network, optimizer: HybridOptimizer, batch: Batch, loss: Callable[[Network, Batch], Loss], scale: float
 ) -> Loss:
     """Differentiate `loss` on `batch` and step; the returned loss is of the weights before the step."""
-    result = loss(network, batch)
+    result = loss(network, batch.to(network.device))
     result.total.backward()
     result.figures["grad_norm"] = optimizer.step(scale)
     return result

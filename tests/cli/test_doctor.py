@@ -30,6 +30,7 @@ def test_doctor_says_what_is_there_and_ends_well(capsys):
         "memory",
         "disk free",
         "GPU",
+        "tunes on",
         "C++ compiler",
         "code sandbox",
         "kernels",

@@ -203,7 +203,7 @@ def test_an_engine_without_room_for_a_page_is_refused(tiny, wanted, sentence):
 
 def test_by_default_the_cache_may_take_half_of_the_memory_available(tiny, monkeypatch):
     page_bytes = 32 * cache_bytes_per_token(TINY)
-    monkeypatch.setattr("gorae.engine.engine.memory_bytes", lambda: (2 * 10 * page_bytes + 100, 1))
+    monkeypatch.setattr("gorae.engine.shortage.memory_bytes", lambda: (2 * 10 * page_bytes + 100, 1))
     assert Engine(tiny).cache_tokens == 10 * 32
     layers = Engine(tiny).runner.cache.layers
     assert sum(held.nbytes for kinds in layers for held in kinds) == (1 + 10) * page_bytes  # page 0 is nobody's

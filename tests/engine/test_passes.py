@@ -131,7 +131,7 @@ def machine(monkeypatch):
     """Lets the engine see a machine of so much memory, available and in all."""
 
     def machine(available_bytes: float, total_bytes: float = 1e12) -> None:
-        monkeypatch.setattr("gorae.engine.engine.memory_bytes", lambda: (int(available_bytes), int(total_bytes)))
+        monkeypatch.setattr("gorae.engine.shortage.memory_bytes", lambda: (int(available_bytes), int(total_bytes)))
 
     return machine
 

@@ -1,9 +1,11 @@
 """Memory that is not there: fewer requests run at once and get the same bits; one that never fits is told so."""
 
 import pytest
+import torch
 
 from gorae import Engine, SamplingParams
 from gorae.engine import ShortageError
+from gorae.engine.shortage import is_shortage, memory_of
 
 SAID = "[enforce fail at alloc_cpu.cpp:129] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
@@ -23,6 +25,17 @@ def short_of(model):
     yield short_of
     for hook in hooks:
         hook.remove()
+
+
+def test_a_gpu_says_that_it_is_short_in_words_of_its_own():
+    assert is_shortage(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert not is_shortage(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_memory_is_that_of_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3, 4))
+    assert memory_of(torch.device("cuda", 0)) == (3, 4)
+    assert memory_of(torch.device("cpu"))[1] > 2**20
 
 
 @pytest.mark.parametrize("speculation", [None, "ngram"])

@@ -297,7 +297,7 @@ def test_routings_with_speculation_are_the_trainers(models):
 
 
 def test_the_modules_memory_is_allowed_for(models, monkeypatch):
-    monkeypatch.setattr("gorae.engine.engine.memory_bytes", lambda: (3 * 2**20, 1))
+    monkeypatch.setattr("gorae.engine.shortage.memory_bytes", lambda: (3 * 2**20, 1))
     tokens = {mode: Engine(models["v3"], speculation=mode).cache_tokens for mode in (None, "ngram", "mtp")}
     assert tokens[None] == tokens["ngram"]
     assert tokens["mtp"] == pytest.approx(tokens[None] * 2 / 3, abs=32), "three layers in place of two"

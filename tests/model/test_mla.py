@@ -69,7 +69,8 @@ def test_position_counts_by_distance_alone(network, config):
     x_BTD = torch.randn(1, 12, config.model_dim, generator=torch.Generator().manual_seed(0))
     _, mask = network.places(torch.zeros(1, dtype=torch.long), 12)
     here, there = (
-        rotary_angles(torch.arange(12)[None] + start, rotary_frequencies(config))[:, :, None] for start in (0, 500)
+        rotary_angles(torch.arange(12)[None] + start, rotary_frequencies(config, torch.device("cpu")))[:, :, None]
+        for start in (0, 500)
     )
     # angles near 500 radians have rounding of 3e-5
     torch.testing.assert_close(attention(x_BTD, here, mask), attention(x_BTD, there, mask), rtol=0, atol=1e-3)

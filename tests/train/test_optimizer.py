@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gorae.model import Network
 from gorae.train import HybridOptimizer, OptimizerSettings
-from gorae.train.optimizer import NEWTON_SCHULZ, orthogonalize
+from gorae.train.optimizer import NEWTON_SCHULZ, halves, joined, orthogonalize
 
 SETTINGS = OptimizerSettings(lr=3e-3, matrix_lr=2e-2, weight_decay=0.1, max_grad_norm=1e9)
 SCALES = [0.2, 1.0, 1.0, 0.6, 0.1]
@@ -177,3 +177,35 @@ def test_a_state_of_another_network_is_refused_by_name(network):
 def test_betas_are_two_numbers_below_1(betas):
     with pytest.raises(ValueError, match=r"must be two numbers from 0 to below 1, as in 0\.9,0\.95"):
         OptimizerSettings(betas=betas)
+
+
+def test_a_number_is_its_rounding_to_bfloat16_and_a_rest():
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31 - 1, (100_000,), generator=generator, dtype=torch.int32)
+    wide = bits.view(torch.float32)
+    ties = torch.tensor([0.0, -0.0, 1.0, 1.00390625, -1.00390625])
+    wide = torch.cat((wide[wide.isfinite() & (wide.abs() < 3e38)], ties))
+    upper, lower = halves(wide)
+    assert torch.equal(joined(upper, lower).view(torch.int32), wide.view(torch.int32))
+    off, least = ((wide.double() - one.double()).abs() for one in (upper, wide.bfloat16()))
+    assert torch.equal(off, least)
+
+
+@pytest.mark.parametrize("matrix_lr", [None, 3e-6])
+def test_bfloat16_loses_no_update_however_small(matrix_lr):
+    """The same gradients move a float32 parameter to the same number, of which bfloat16 shows the rounding."""
+    settings = replace(SETTINGS, lr=1e-5, matrix_lr=matrix_lr)
+    start = drawn((6, 10))[0].bfloat16()
+    narrow, wide = nn.Parameter(start.clone()), nn.Parameter(start.float())
+    optimizers = [HybridOptimizer([("blocks.0.matrix", one)], settings) for one in (narrow, wide)]
+    for step in range(50):
+        gradient = drawn((6, 10), seed=step % 3)[0].bfloat16()
+        for parameter, optimizer in zip((narrow, wide), optimizers, strict=True):
+            parameter.grad = gradient.to(parameter.dtype)
+            if step == 25:
+                optimizer.load_state_dict({name: one.clone() for name, one in optimizer.state_dict().items()})
+            optimizer.step(1.0)
+    assert torch.equal(joined(narrow.detach(), optimizers[0].state["remainder/blocks.0.matrix"]), wide.detach())
+    assert torch.equal(narrow.detach(), halves(wide.detach())[0])
+    assert (wide.detach() != start.float()).all()
+    assert (narrow.detach() == start).any()  # what bfloat16 alone would have lost for good

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gorae.kernels.attention.reference import spread_over
+from gorae.kernels.attention.reference import shared_gradients
 from gorae.kernels.backend import wants_gradient
 
 PART = 64  # keys that are looked at together where a sequence lies whole
@@ -29,19 +29,7 @@ class NativeAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_BHTV: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         query, key, value, mask = ctx.saved_tensors
-        sharing = query.shape[1] // key.shape[1]
-        key, value = (spread_over(held, sharing) for held in (key, value))
-        weights = (query @ key.transpose(-1, -2)).mul_(ctx.scale).add_(mask).softmax(-1)
-        grad_value = weights.transpose(-1, -2) @ grad_BHTV
-        grad_scores = (grad_BHTV @ value.transpose(-1, -2)).mul_(weights)
-        grad_scores.addcmul_(weights, grad_scores.sum(-1, keepdim=True), value=-1).mul_(ctx.scale)
-        grad_query, grad_key = grad_scores @ key, grad_scores.transpose(-1, -2) @ query
-        return None, grad_query, gathered(grad_key, sharing), gathered(grad_value, sharing), None, None
-
-
-def gathered(grad_BHSK: Tensor, sharing: int) -> Tensor:
-    """The gradient of what heads share: theirs together."""
-    return grad_BHSK if sharing == 1 else grad_BHSK.unflatten(1, (-1, sharing)).sum(2)
+        return None, *shared_gradients(query, key, value, mask, ctx.scale, grad_BHTV), None, None
 
 
 def attended(native: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -75,6 +63,7 @@ def cached_attention_cpu(
     native: Any, query: Tensor, keys: Tensor, values: Tensor, table: Tensor, starts: Tensor, scale: float
 ) -> Tensor:
     assert not wants_gradient(query, keys, values), "attention over pages has no gradient"
+    assert table.device == starts.device == query.device, f"pages on the CPU, their table on {table.device}"
     query = query if query.stride(-1) == 1 else query.contiguous()
     num_sequences, num_queries, num_heads, key_width = query.shape
     _, key_heads, page_tokens, value_width = values.shape

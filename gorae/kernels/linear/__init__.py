@@ -9,7 +9,7 @@ from gorae.kernels.linear.cpu import linear_cpu
 from gorae.kernels.linear.quantised import linear_quantised
 from gorae.kernels.linear.reference import linear_reference
 from gorae.kernels.panels import Panels
-from gorae.kernels.weights import FLOAT32, BlockScaled, bands, kind_of
+from gorae.kernels.weights import FLOAT32, BlockScaled, bands, device_of, kind_of
 
 
 def linear(
@@ -28,4 +28,6 @@ def linear(
     kind = kind_of(weight)
     if kind is not None:
         return linear_cpu(native, x, weight, kind)
+    if device_of(weight) != x.device:  # for PyTorch to refuse
+        return linear_reference(x, weight)
     return torch.cat([linear_cpu(native, x, band, FLOAT32) for band in bands(weight)], dim=-1)

@@ -13,6 +13,7 @@ def paged_attention_cpu(
     native: Any, query: Tensor, keys: Tensor, values: Tensor, table: Tensor, starts: Tensor, scale: float
 ) -> Tensor:
     assert not wants_gradient(query, keys, values), "attention over pages has no gradient"
+    assert table.device == starts.device == query.device, f"pages on the CPU, their table on {table.device}"
     query = query if query.stride(-1) == 1 else query.contiguous()
     num_sequences, num_queries, num_heads, key_width = query.shape
     _, key_heads, page_tokens, value_width = values.shape

@@ -12,5 +12,5 @@ def paged_attention_reference(
 ) -> Tensor:
     if keys_NJPK.dtype == torch.int8:
         keys_NJPK, values_NJPV = (wide_rows(pages[table_BM.flatten()]) for pages in (keys_NJPK, values_NJPV))
-        table_BM = torch.arange(table_BM.numel()).view_as(table_BM)
+        table_BM = torch.arange(table_BM.numel(), device=table_BM.device).view_as(table_BM)
     return cached_attention_reference(query_BTHK, keys_NJPK, values_NJPV, table_BM, starts_B, scale)
