@@ -46,7 +46,7 @@ ENOUGH_STEPS = 10_000  # of learning on the student: its compute runs out long b
 AS_A_TEXT = "{{ bos_token }}{{ messages[-1]['content'] }}\n="  # how the base model has read problems
 
 LOGIT_STEPS = 230  # as many of these as the compute allows, and no more, so that the rate has its decay
-ON_POLICY = OnPolicySettings(steps=110, optimizer=OptimizerSettings(lr=4e-3, matrix_lr=1e-2))
+ON_POLICY = OnPolicySettings(steps=450, num_prompts=16, optimizer=OptimizerSettings(lr=4e-3, matrix_lr=1e-2))
 
 EXTRA_STAGES = (
     *("control", "zero", "mixed", "mixed_consistent", "int4", "int4_corrected"),
