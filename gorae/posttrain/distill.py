@@ -7,7 +7,12 @@ from gorae.posttrain.sft import Example
 
 
 def keep_correct(rollouts: Sequence[Rollout], *, min_reward: float) -> list[Example]:
-    """The distinct replies that earned at least `min_reward`, as examples, in the order they were sampled."""
+    """The distinct replies that earned at least `min_reward`, as examples, in the order they were sampled.
+
+    Raises ValueError for an episode, whose tokens are not all the model's.
+    """
+    if any(one.is_sampled is not None for one in rollouts):
+        raise ValueError("an episode has tokens of its environment, which are not to be imitated; distil on policy")
     kept = {
         (tuple(one.prompt_ids), tuple(one.reply_ids)): Example(one.prompt_ids, one.reply_ids)
         for one in rollouts

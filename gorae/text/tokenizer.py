@@ -266,11 +266,11 @@ class Tokenizer:
         return self.bytes_of(ids).decode("utf-8", errors="replace")
 
     def bytes_of(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes that `ids` stand for; special tokens stand for none."""
-        try:
-            return b"".join(self._bytes_of_id[index] for index in ids)
-        except KeyError as error:
-            raise ValueError(f"id {error} is no token; ids go from 0 to {self.vocab_size - 1}") from None
+        """Return the bytes that `ids` stand for: none for special tokens, and for ids that a model has beyond ours."""
+        ids = list(ids)
+        if ids and min(ids) < 0:
+            raise ValueError(f"id {min(ids)} is no token; ids begin with 0")
+        return b"".join(self._bytes_of_id.get(index, b"") for index in ids)
 
     def piece(self, token_id: int) -> tuple[str, bytes | None]:
         """Return one token as text and as bytes: None for a control token, and for an id a model has beyond ours."""

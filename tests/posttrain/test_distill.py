@@ -1,3 +1,7 @@
+from dataclasses import replace
+
+import pytest
+
 from gorae.posttrain import Example, Rollout, keep_correct
 
 
@@ -21,3 +25,9 @@ def test_the_distinct_correct_replies_are_kept_in_the_order_they_were_sampled():
 def test_nothing_correct_leaves_nothing():
     assert keep_correct([rollout(1, [5], 0.1)], min_reward=1.0) == []
     assert keep_correct([rollout(1, [5], None)], min_reward=0.0) == []
+
+
+def test_episodes_are_refused_since_their_environments_would_be_imitated():
+    episode = replace(rollout(1, [9, 3], 1.0), is_sampled=[True, False])
+    with pytest.raises(ValueError, match="an episode has tokens of its environment"):
+        keep_correct([rollout(1, [9], 1.0), episode], min_reward=1.0)

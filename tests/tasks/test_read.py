@@ -115,7 +115,7 @@ def test_a_list_is_gone_through_in_an_order_drawn_anew_each_time(task_file):
         (
             "a.txt",
             "",
-            "a.txt is no task; give a .py file, a .jsonl file, reasoning_gym:FAMILY, or one of arithmetic, counter",
+            "a.txt is no task; give a .py file, a .jsonl file, reasoning_gym:FAMILY, or one of all_tasks, arithmetic",
         ),
         ("a.py", "rows = [1]", "a.py has no a function reward; a task has rows and reward functions"),
         ("a.py", "def reward(): pass", "a.py has no rows; a task has"),
