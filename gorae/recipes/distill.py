@@ -32,10 +32,10 @@ from gorae.posttrain import (
     require_same_tokens,
     retold,
 )
+from gorae.recipes.batches import Questions
 from gorae.recipes.compute import flops_of
 from gorae.recipes.learn import fine_tune
 from gorae.recipes.parity import is_address
-from gorae.recipes.reinforce import Questions
 from gorae.recipes.run import Run, load_chat_model
 from gorae.recipes.settings import DistillSettings, EvaluateSettings
 from gorae.recipes.task import (

@@ -25,9 +25,10 @@ from gorae.posttrain import (
     sample_rollouts,
 )
 from gorae.recipes.adapt import adapt, learning_parameters, some_examples
+from gorae.recipes.batches import Questions
 from gorae.recipes.compute import count_reading, count_training, flops_of
 from gorae.recipes.corpus import chat_prompt, read_rows, sealed_items
-from gorae.recipes.reinforce import Questions, reinforce
+from gorae.recipes.reinforce import reinforce
 from gorae.recipes.run import load_chat_model
 from gorae.recipes.settings import DistillSettings, LaptopSettings, PretrainSettings, TuneSettings
 from gorae.tasks import Problem, draw_problems, grade_reply, reward_language

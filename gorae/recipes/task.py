@@ -24,8 +24,9 @@ from gorae.evals import Evaluation, Sample, bootstrap_interval, consistency_of, 
 from gorae.kernels import choose_device
 from gorae.observe import Bill, Ledger, Meter, log, read_metrics, read_prices, replace_text, rung
 from gorae.posttrain import CUT_OFF, Episode, GrpoSettings, World
+from gorae.recipes.batches import Questions, sample_replies
 from gorae.recipes.forecast import advise, as_plan, compare, plan, plan_table, take_pace
-from gorae.recipes.reinforce import Questions, reinforce, sample_replies
+from gorae.recipes.reinforce import reinforce
 from gorae.recipes.run import Run, load_chat_model, set_up_process
 from gorae.recipes.settings import EvaluateSettings
 from gorae.tasks import Environments, Graders, Reply, Row, Scene, Verdict, earns_full_marks, identity_of

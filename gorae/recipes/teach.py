@@ -30,8 +30,8 @@ from gorae.posttrain import (
     training_row,
 )
 from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies, some_examples
+from gorae.recipes.batches import Questions, sample_replies
 from gorae.recipes.compute import count_training
-from gorae.recipes.reinforce import Questions, sample_replies
 from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.recipes.settings import TuneSettings
 from gorae.train import Batch, HybridOptimizer, Schedule, Trainer, pad_batch

@@ -13,7 +13,7 @@ import pytest
 from gorae.checkpoint import save_model
 from gorae.config import override
 from gorae.observe import Ledger, read_metrics
-from gorae.recipes import LaptopSettings, learn, reinforce
+from gorae.recipes import LaptopSettings, batches, learn, reinforce
 
 RL = {
     "rl.steps": "8",
@@ -77,7 +77,7 @@ def killed(train, monkeypatch):
     """Begin the stage in a folder, and kill it before its `kill_at`-th update."""
 
     def killed(folder: Path, changes: dict[str, str], kill_at: int) -> Path:
-        make, made = reinforce.policy_batch, []
+        make, made = batches.policy_batch, []
 
         def deadly(*words, **named):
             made.append(words)
@@ -86,7 +86,7 @@ def killed(train, monkeypatch):
             return make(*words, **named)
 
         with monkeypatch.context() as patch:
-            patch.setattr(reinforce, "policy_batch", deadly)
+            patch.setattr(batches, "policy_batch", deadly)
             with pytest.raises(KeyboardInterrupt):
                 train(folder, changes)
         return folder

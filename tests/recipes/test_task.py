@@ -175,7 +175,7 @@ def test_a_file_of_a_public_suite_is_evaluated_from_end_to_end(wanted, tmp_path,
             for texts in said
         ]
 
-    monkeypatch.setattr("gorae.recipes.reinforce.sample_groups", answer)
+    monkeypatch.setattr("gorae.recipes.batches.sample_groups", answer)
     words = ["evaluate", str(settings.model), "--task", settings.task, "--all", "--json", str(tmp_path / "told.json")]
     assert main([*words, "--evaluate.samples", "4"]) == 0
     assert sorted(asked) == [0, 1, 2]

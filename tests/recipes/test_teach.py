@@ -15,7 +15,7 @@ from gorae.model import Network
 from gorae.observe import Ledger, read_metrics
 from gorae.posttrain import Example, OnPolicySettings, World, on_policy_batch
 from gorae.recipes import TuneSettings, distil_from_logits, distil_on_policy, teach
-from gorae.recipes.reinforce import Questions
+from gorae.recipes.batches import Questions
 from gorae.tasks import Answer
 from gorae.text import TOOL_TOKENS, V3, Message, Tokenizer, Tool
 from gorae.train import AdapterSettings, OptimizerSettings, Schedule
