@@ -221,7 +221,7 @@ def test_every_published_tensor_has_its_word():
 def test_every_metric_in_a_table_is_written_by_some_file():
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "gorae").rglob("*.py")]
     texts = {node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    pages = [ROOT / "docs/training.md", ROOT / "docs/reasoning.md"]
+    pages = [ROOT / "docs/training.md", ROOT / "docs/algorithms.md"]
     tables = [
         table for page in pages for table in re.findall(r"^\| name \|.*\n((?:\|.*\n)+)", prose(page), re.MULTILINE)
     ]

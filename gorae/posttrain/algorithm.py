@@ -64,7 +64,7 @@ def token_gains(
 ) -> tuple[Tensor, Tensor]:
     """What each token adds to the objective before any average, and whether its ratio was clipped.
 
-    lengths: tokens of each reply, whose sum is N. Sources: docs/reasoning.md has paper and equation of each algorithm.
+    lengths: tokens of each reply, whose sum is N. Sources: docs/algorithms.md has paper and equation of each algorithm.
     """
     log_ratio_N = log_probs_N - sampled_log_probs_N
     if algorithm.ratio_of_sequence:

@@ -1,7 +1,7 @@
 """GRPO (arXiv 2402.03300) and its descendants: sample groups, compare within each, move the policy.
 
 One loss for all of them: a sum over tokens of gain times weight, over a divisor. Which gain, weight and divisor is the
-algorithm's; docs/reasoning.md states every divisor.
+algorithm's; docs/algorithms.md states every divisor.
 """
 
 import math
