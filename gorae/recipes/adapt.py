@@ -1,22 +1,61 @@
 """What of a model a tuning stage moves: all its weights, additions to them, or the experts that its task uses."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-
-from torch import Tensor
+from typing import Any, Protocol
 
 from gorae.engine import Engine, SamplingParams
 from gorae.model import Network
 from gorae.observe import log, replace_text
 from gorae.posttrain import Example, relevant_experts
 from gorae.recipes.compute import sampling_parameters
-from gorae.train import Adapter, AdapterSettings, ExpertAdapter, LowRankAdapter
+from gorae.train import (
+    Adapter,
+    AdapterSettings,
+    ExpertAdapter,
+    HybridOptimizer,
+    LowRankAdapter,
+    OptimizerSettings,
+    Schedule,
+    Trainer,
+)
 
 MOST_ROWS = 32  # to see the experts at work on
 
 Rows = Sequence[Sequence[int]]
+
+
+class Tuning(Protocol):
+    """What the settings of every tuning stage have."""
+
+    @property
+    def optimizer(self) -> OptimizerSettings: ...
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def save_every(self) -> int: ...
+    @property
+    def adapter(self) -> AdapterSettings: ...
+
+
+def tuner(
+    folder: Path,
+    network: Network,
+    wanted: Tuning,
+    *,
+    seed: int,
+    rows: Callable[[], Rows],
+    schedule: Schedule | None = None,
+    **options: Any,
+) -> Trainer:
+    """The trainer of all weights that take part in sampling, or of what learns in their place; `rows` as in `adapt`."""
+    adapter = adapt(folder, network, wanted.adapter, seed=seed, rows=rows)
+    parameters = adapter.parameters.items() if adapter else sampling_parameters(network)
+    optimizer = HybridOptimizer(parameters, wanted.optimizer)
+    options |= {"save_every": wanted.save_every, "adapter": adapter}
+    return Trainer(folder.name, network, optimizer, schedule or wanted.schedule, folder, **options)
 
 
 def adapt(
@@ -38,11 +77,6 @@ def adapt(
     each = ", ".join(str(len(experts)) for experts in chosen)
     log(f"{folder.name}: of {network.config.num_experts} experts a layer learn {each}: {file}")
     return ExpertAdapter(network, chosen)
-
-
-def learning_parameters(network: Network, adapter: Adapter | None) -> Iterable[tuple[str, Tensor]]:
-    """What the optimizer is to step."""
-    return adapter.parameters.items() if adapter else sampling_parameters(network)
 
 
 def some_examples(examples: Sequence[Example], *, seed: int) -> Rows:

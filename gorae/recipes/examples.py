@@ -28,13 +28,13 @@ from gorae.posttrain import (
     preference_loss,
     reference_log_probs,
 )
-from gorae.recipes.adapt import adapt, learning_parameters, some_examples
+from gorae.recipes.adapt import some_examples, tuner
 from gorae.recipes.compute import count_reading, count_training
 from gorae.recipes.learn import fine_tune
 from gorae.recipes.run import ChatModel, Run, load_chat_model
 from gorae.recipes.settings import TuneSettings
 from gorae.text import Message
-from gorae.train import Batch, HybridOptimizer, Trainer
+from gorae.train import Batch
 
 ROWS = "rows.jsonl"
 TOLD = ("loss", "rewards/accuracies", "rewards/margins")
@@ -131,16 +131,7 @@ def prefer(
     config, pad_id = replace(model.config, num_mtp_modules=0), model.tokenizer.pad_id
     chosen = [Example(one.prompt_ids, one.chosen_ids) for one in pairs]
     rows = partial(some_examples, chosen, seed=seed)
-    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
-    trainer = Trainer(
-        folder.name,
-        model.network,
-        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
-        wanted.schedule,
-        folder,
-        save_every=wanted.save_every,
-        adapter=adapter,
-    )
+    trainer = tuner(folder, model.network, wanted, seed=seed, rows=rows)
 
     def read(batch: Batch) -> None:
         count_reading(meter, config, batch.token_ids_BT)

@@ -24,7 +24,7 @@ from gorae.posttrain import (
     keep_correct,
     sample_rollouts,
 )
-from gorae.recipes.adapt import adapt, learning_parameters, some_examples
+from gorae.recipes.adapt import some_examples, tuner
 from gorae.recipes.batches import Questions
 from gorae.recipes.compute import count_reading, count_training, flops_of
 from gorae.recipes.corpus import chat_prompt, read_rows, sealed_items
@@ -95,16 +95,7 @@ def fine_tune(
     """Imitate examples, from the model in `start`."""
     model = load_chat_model(start, trainable=True)
     rows = partial(some_examples, examples, seed=seed)
-    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
-    trainer = Trainer(
-        folder.name,
-        model.network,
-        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
-        wanted.schedule,
-        folder,
-        save_every=wanted.save_every,
-        adapter=adapter,
-    )
+    trainer = tuner(folder, model.network, wanted, seed=seed, rows=rows)
     batch = example_batches(examples, batch_size=wanted.batch_size, seed=seed, pad_id=model.tokenizer.pad_id)
     config = replace(model.config, num_mtp_modules=0)
     trainer.run(batch, supervised_loss, meter=meter, count=partial(count_training, meter, config))

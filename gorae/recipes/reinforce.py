@@ -22,11 +22,11 @@ from gorae.posttrain import (
     Tally,
     policy_loss,
 )
-from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies
+from gorae.recipes.adapt import Rows, own_replies, tuner
 from gorae.recipes.batches import Batches, Questions
 from gorae.recipes.compute import count_policy
 from gorae.recipes.run import ChatModel, load_chat_model
-from gorae.train import Batch, HybridOptimizer, Schedule, Trainer
+from gorae.train import Batch, Schedule
 
 EngineOf = Callable[..., Engine]  # (model, count=...)
 
@@ -70,33 +70,30 @@ def reinforce(
         prompts = [model.tokenizer.encode_chat(conversation) for conversation in ask(0).conversations]
         return own_replies(engine_of(model, count=meter.add), prompts, params)
 
-    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
-    place = choose_place(model, start, wanted, engine_of, tally=tally, meter=meter)
-    batches = Batches(model, ask, wanted, params, seed, place, tally, meter)
-    num_batches = math.ceil(schedule.num_steps / wanted.num_updates)
-    ahead = BatchesAhead(batches.begin, staleness=wanted.staleness, num_batches=num_batches)
-
-    def make_batch(step: int) -> PolicyBatch:
-        reference.follow(model.network, step)
-        return batches.of_step(step, ahead)
-
     def count(batch: Batch) -> None:
         count_policy(meter, config, batch, read_rows=wanted.kl_rows, recomputes=wanted.recompute_blocks)
 
-    trainer = Trainer(
-        folder.name,
-        model.network,
-        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
-        schedule,
-        folder,
-        save_every=wanted.save_every,
-        router_bias_rate=0.0 if wanted.router_bias == "frozen" else ROUTER_BIAS_RATE,
-        router_bias_every=wanted.num_updates if wanted.router_bias == "replayed" else 1,
-        adapter=adapter,
-        ahead=ahead,
-    )
-    loss = partial(policy_loss, settings=wanted, reference=reference.network)
-    with place:
+    with choose_place(model, start, wanted, engine_of, tally=tally, meter=meter) as place:
+        batches = Batches(model, ask, wanted, params, seed, place, tally, meter)
+        num_batches = math.ceil(schedule.num_steps / wanted.num_updates)
+        ahead = BatchesAhead(batches.begin, staleness=wanted.staleness, num_batches=num_batches)
+
+        def make_batch(step: int) -> PolicyBatch:
+            reference.follow(model.network, step)
+            return batches.of_step(step, ahead)
+
+        trainer = tuner(
+            folder,
+            model.network,
+            wanted,
+            seed=seed,
+            rows=rows,
+            schedule=schedule,
+            router_bias_rate=0.0 if wanted.router_bias == "frozen" else ROUTER_BIAS_RATE,
+            router_bias_every=wanted.num_updates if wanted.router_bias == "replayed" else 1,
+            ahead=ahead,
+        )
+        loss = partial(policy_loss, settings=wanted, reference=reference.network)
         trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
     save_model(folder / "model", model.network, tokenizer=model.tokenizer)
 

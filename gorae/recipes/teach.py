@@ -29,12 +29,12 @@ from gorae.posttrain import (
     teacher_features,
     training_row,
 )
-from gorae.recipes.adapt import Rows, adapt, learning_parameters, own_replies, some_examples
+from gorae.recipes.adapt import Rows, own_replies, some_examples, tuner
 from gorae.recipes.batches import Questions, sample_replies
 from gorae.recipes.compute import count_training
 from gorae.recipes.run import ChatModel, load_chat_model
 from gorae.recipes.settings import TuneSettings
-from gorae.train import Batch, HybridOptimizer, Schedule, Trainer, pad_batch
+from gorae.train import Batch, Schedule, pad_batch
 
 ROWS = 16  # that a teacher reads at once
 
@@ -57,18 +57,9 @@ def distil_from_logits(
     `top_k` is 0 for the whole vocabulary. Ends early when teacher and student have taken `max_flops` together.
     """
     model, taught = load_both(start, teacher)
-    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=partial(some_examples, examples, seed=seed))
+    rows = partial(some_examples, examples, seed=seed)
     cache = keep_features(folder, meter, taught, examples)
-    trainer = Trainer(
-        folder.name,
-        model.network,
-        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
-        schedule or wanted.schedule,
-        folder,
-        save_every=wanted.save_every,
-        adapter=adapter,
-        flops=cache.flops,
-    )
+    trainer = tuner(folder, model.network, wanted, seed=seed, rows=rows, schedule=schedule, flops=cache.flops)
     config = replace(model.config, num_mtp_modules=0)
 
     def count(batch: Batch) -> None:
@@ -107,8 +98,6 @@ def distil_on_policy(
     def rows() -> Rows:
         return own_replies(engine, [model.tokenizer.encode_chat(one) for one in ask(0).conversations], params)
 
-    adapter = adapt(folder, model.network, wanted.adapter, seed=seed, rows=rows)
-
     def make_batch(step: int) -> OnPolicyBatch:
         questions = ask(step)
         groups = sample_replies(
@@ -129,15 +118,7 @@ def distil_on_policy(
         count_training(meter, config, batch)
         meter.add(flops=reading_flops(taught.config, batch) + head_flops(taught.config, batch), tokens=batch.num_tokens)
 
-    trainer = Trainer(
-        folder.name,
-        model.network,
-        HybridOptimizer(learning_parameters(model.network, adapter), wanted.optimizer),
-        schedule or wanted.schedule,
-        folder,
-        save_every=wanted.save_every,
-        adapter=adapter,
-    )
+    trainer = tuner(folder, model.network, wanted, seed=seed, rows=rows, schedule=schedule)
     loss = partial(on_policy_loss, teacher=taught.network, estimator=wanted.estimator)
     trainer.run(make_batch, loss, meter=meter, count=count, max_flops=max_flops)
     save_model(folder / "model", model.network, tokenizer=model.tokenizer)
