@@ -165,6 +165,9 @@ class TransformersBody(Body):
         return mixed_ND.view_as(x_BTD) + module.shared_experts(x_BTD)
 
 
+REFUSES_IDS = (400, 404, 405, 422, 500)  # what servers answer that have no such route, or want a text there
+
+
 class EndpointSide(Side):
     """An address that speaks OpenAI's format and returns log-probabilities, such as vLLM's, SGLang's or llama.cpp's.
 
@@ -187,7 +190,7 @@ class EndpointSide(Side):
                 try:
                     return [ask(client, one, seed=seed + place, **options) for place, one in enumerate(prompts)]
                 except ClientError as error:
-                    if ask == self.answered or error.status not in (404, 405):
+                    if ask == self.answered or error.status not in REFUSES_IDS:
                         raise ValueError(str(error)) from error
         raise AssertionError("the last way of asking returns or raises")
 
@@ -198,7 +201,7 @@ class EndpointSide(Side):
     def answered(self, client: ChatClient, prompt: Prompt, **options: Any) -> Sample:
         if not prompt.text:
             raise ValueError(f"{self.name} takes no token ids, and the prompts are random ids; give --prompts FILE")
-        reply = client.complete([{"role": "user", "content": prompt.text}], logprobs=True, **options)
+        reply = client.complete([{"role": "user", "content": prompt.text}], logprobs=True, top_logprobs=1, **options)
         told = reply.usage.get("prompt_tokens")
         if told is not None and told != len(prompt.token_ids):
             raise ValueError(

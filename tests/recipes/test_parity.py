@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from starlette.responses import Response
+from starlette.routing import Route
 
 from gorae.checkpoint import convert, load, save_model
 from gorae.engine import Engine
@@ -193,20 +195,23 @@ def prompts(tmp_path):
 
 
 @contextmanager
-def served(folder, *, chats_alone: bool = False):
+def served(folder, *, chats_alone: bool = False, refusal: int | None = None):
     model = load(folder)
     api = create_api(Engine(model), model.tokenizer, "whale", max_positions=1024)
     if chats_alone:  # as many servers
         routes = api.routes[0].routes
         routes[:] = [route for route in routes if route.path != "/completions"]
+        if refusal is not None:  # llama-cpp-python's server has the route, and wants a text there
+            refuse = Response("a string, please", status_code=refusal)
+            routes.append(Route("/completions", lambda _: refuse, methods=["POST"]))
     with serving(api) as address:
         yield f"{address}/v1"
 
 
-@pytest.mark.parametrize("chats_alone", [False, True])
-def test_our_own_server_is_matched_token_by_token_and_exact(folder, prompts, chats_alone):
+@pytest.mark.parametrize(("chats_alone", "refusal"), [(False, None), (True, None), (True, 422), (True, 500)])
+def test_our_own_server_is_matched_token_by_token_and_exact(folder, prompts, chats_alone, refusal):
     """Where it takes chats alone its tokens come back as bytes, reasoning first."""
-    with served(folder, chats_alone=chats_alone) as url:
+    with served(folder, chats_alone=chats_alone, refusal=refusal) as url:
         report = report_of(url, folder, prompts=prompts)
     assert report.mismatch.is_exact
     assert report.mismatch.num_sequences == 8
