@@ -78,7 +78,6 @@ CLAIMS = (
         above="student_distilled",
         below="student_rl",
     ),
-    Claim("even if RL may spend what training the teacher took", "the same row", "student_distilled", "student_rl_all"),
     Claim(
         "learning on one's own samples is better than on the teacher's, at equal compute",
         "V4 chose it; no figure by DeepSeek",

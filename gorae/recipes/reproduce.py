@@ -50,7 +50,7 @@ ON_POLICY = OnPolicySettings(steps=450, num_prompts=16, optimizer=OptimizerSetti
 
 EXTRA_STAGES = (
     *("control", "zero", "mixed", "mixed_consistent", "int4", "int4_corrected"),
-    *("student_rl", "student_rl_all", "student_logits", "student_policy"),
+    *("student_rl", "student_logits", "student_policy"),
 )
 EXTRA_MEASURED: dict[str, tuple[str, Mode]] = {
     "zero_base": ("zero_start", "free"),
@@ -183,18 +183,18 @@ def teach_otherwise(run: Run[LaptopSettings]) -> dict[str, float]:
     """The student by RL, by the teacher's logits and on its own samples; returns what FLOPs each may take."""
     folder, settings = run.folder, run.settings
     distilling = flops_of(folder / "traces") + flops_of(folder / "distill")
-    budgets = {"student_rl": distilling, "student_rl_all": distilling + flops_of(folder / "rl")}
-    for name, flops in budgets.items():
-        run.stage(name, partial(reinforce_student, settings=settings, max_flops=flops))
+    budgets = {"student_rl": distilling, "student_logits": flops_of(folder / "distill"), "student_policy": distilling}
+    run.stage("student_rl", partial(reinforce_student, settings=settings, max_flops=budgets["student_rl"]))
     shared = {"teacher": folder / "rl/model", "start": folder / "student_cold_start/model", "seed": settings.seed}
     wanted = replace(settings.distill.tune, steps=LOGIT_STEPS)
     by_logits = partial(distil_from_logits, examples=read_traces(folder / "traces"), wanted=wanted, **shared)
-    budgets["student_logits"] = flops_of(folder / "distill")  # the traces, which it learns from too, come on top
     run.stage("student_logits", partial(by_logits, max_flops=budgets["student_logits"]))
     asked = partial(counter_questions, settings, f"policy/{settings.seed}", ON_POLICY.num_prompts, reward_by_grade)
     wanted = replace(ON_POLICY, max_tokens=settings.rl.max_tokens)
-    budgets["student_policy"] = distilling
-    run.stage("student_policy", partial(distil_on_policy, ask=asked, wanted=wanted, max_flops=distilling, **shared))
+    run.stage(
+        "student_policy",
+        partial(distil_on_policy, ask=asked, wanted=wanted, max_flops=budgets["student_policy"], **shared),
+    )
     return budgets
 
 
