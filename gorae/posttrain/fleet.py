@@ -5,6 +5,7 @@ take work piece by piece as they become free. A reply follows from weights, prom
 whoever samples it, and again after a worker died of it.
 """
 
+import gc
 import math
 import os
 import time
@@ -232,6 +233,7 @@ def start_ray(**local: Any) -> tuple[Any, bool]:
     ray: Any = import_module("ray")
     if ray.is_initialized():
         return ray, False
+    gc.collect()  # a process that still holds the caches of engines it is done with may be too large to be forked
     address = os.environ.get("RAY_ADDRESS", "local")
     options = {"include_dashboard": False, **local} if address == "local" else {}
     ray.init(address=address, log_to_driver=False, logging_level=WARNING, **options)

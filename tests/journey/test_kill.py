@@ -24,11 +24,11 @@ import torch
 import torch._dynamo  # loading a model imports it; once is enough for all lives
 
 from gorae.cli import main
-from gorae.recipes import learn
+from gorae.recipes import adapt, learn
 
 torch.set_num_threads(1)
 Trainer = learn.Trainer
-learn.Trainer = lambda *words, **named: Trainer(*words, **named | {"save_every": 1})
+learn.Trainer = adapt.Trainer = lambda *words, **named: Trainer(*words, **named | {"save_every": 1})
 
 def reward_by_first_token(problem, output):
     return float(output.token_ids[0] % 2)
