@@ -1,5 +1,6 @@
 """A fleet: pieces, versions and deaths; what a whole run makes of them is in tests/recipes/test_reinforce.py."""
 
+import gc
 import os
 import signal
 import time
@@ -87,6 +88,19 @@ def fleet(model, meter):
         return Fleet(make_engine, model, num_workers=2, num_versions=2, tally=Tally(), meter=meter)
 
     return fleet
+
+
+@pytest.fixture(autouse=True)
+def forkable() -> None:
+    """Ray forks, and a process in which many tests have left large caches may be refused that."""
+    gc.collect()
+    try:
+        child = os.fork()
+    except OSError:
+        pytest.skip("this process has grown too large to be forked; run this file alone")
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 @pytest.mark.slow
