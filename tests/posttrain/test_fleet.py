@@ -1,6 +1,5 @@
 """A fleet: pieces, versions and deaths; what a whole run makes of them is in tests/recipes/test_reinforce.py."""
 
-import gc
 import os
 import signal
 import time
@@ -91,16 +90,8 @@ def fleet(model, meter):
 
 
 @pytest.fixture(autouse=True)
-def forkable() -> None:
-    """Ray forks, and a process in which many tests have left large caches may be refused that."""
-    gc.collect()
-    try:
-        child = os.fork()
-    except OSError:
-        pytest.skip("this process has grown too large to be forked; run this file alone")
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
+def forkable(require_fork) -> None:
+    require_fork()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The RL stage in small, with everything on at once: what is exact with one update a step must be with all of it."""
 
-import gc
 import hashlib
 import os
 import signal
@@ -52,7 +51,7 @@ def start(tmp_path, network, tokenizer) -> Path:
 
 
 @pytest.fixture
-def train(start, settings):
+def train(start, settings, require_fork):
     """Run the stage `rl` in a folder of its own; the reward looks at the first token, and a third of groups is dead."""
 
     def by_first_token(_, output) -> float:
@@ -95,18 +94,6 @@ def killed(train, monkeypatch):
         return folder
 
     return killed
-
-
-def require_fork() -> None:
-    """Ray forks, and a process in which many tests have left large caches may be refused that."""
-    gc.collect()
-    try:
-        child = os.fork()
-    except OSError:
-        pytest.skip("this process has grown too large to be forked; run this file alone")
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
 
 
 def everything(folder: Path, *, without: tuple[str, ...] = ()) -> list[object]:
